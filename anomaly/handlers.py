@@ -1,0 +1,316 @@
+"""What a click does: paths and numbers in, reports of NumPy arrays out; no gradio, no inference of its own."""
+
+import logging
+import math
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from anomaly import render
+from anomaly.errors import AnomalyError, UnknownName, UsageError
+from anomaly.images import read_image, shrink
+from anomaly.inspection import CategoryInfo, Inspection, Inspector, redecide
+
+log = logging.getLogger(__name__)
+
+STORED = 100  # the trial limit, in percent of the stored one, at which nothing was moved
+MOST_REGIONS = 8  # more numbers on one picture than this hide the defect that they point at
+THUMBNAIL = 144  # longest side in pixels, sharp at 72 CSS pixels on a dense screen
+EXPIRED = "The photo is no longer kept by this server"
+TRAILING_NUMBER = re.compile(r"[_-]?\d+$")
+
+
+@dataclass
+class Session:
+    """What one browser tab is looking at.
+
+    Mutable on purpose: an inspection that waits in the queue reads `turn` when it is done, so that a result
+    of a product or photo that the person has left meanwhile is thrown away instead of shown.
+    """
+
+    product: CategoryInfo | None = None
+    examples: tuple[Path, ...] = ()
+    detector: str | None = None
+    photo: Path | None = None
+    inspection: Inspection | None = None
+    turn: int = 0
+
+    def restart(self) -> None:
+        """Forget the verdict: from here on it would stand beside another photo, product or detector."""
+        self.inspection = None
+        self.turn += 1
+
+
+@dataclass(frozen=True)
+class Example:
+    path: Path
+    thumbnail: np.ndarray  # (h, w, 3) uint8 RGB
+    kind: str  # "good" or the defect type, from the file name
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+@dataclass(frozen=True)
+class Product:
+    """What the page offers once a product is chosen."""
+
+    detectors: tuple[str, ...]
+    active: str
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """The page without a verdict: `kind` is "idle", "busy" or "refused"."""
+
+    kind: str
+    title: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Slider:
+    """Range of the trial limit in percent of the stored limit; `step` divides 100, so 100 is always on the grid."""
+
+    minimum: int
+    maximum: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """One defect, in pixels of the original image; `level` is its peak divided by the pixel limit."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area: int
+    level: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the page says about one inspected photo. Images are (h, w, 3) uint8 RGB of one size."""
+
+    verdict: str
+    stored_verdict: str
+    title: str
+    name: str
+    detector: str
+    score: float
+    threshold: float
+    review_threshold: float
+    percent: float  # of the stored limit
+    width: int  # of the original image
+    height: int
+    milliseconds: float
+    regions: tuple[Region, ...]
+    note: str
+    photo: np.ndarray
+    reconstruction: np.ndarray | None
+    overlay: np.ndarray
+    scale: np.ndarray  # (1, n, 3): the colours from 0 to twice the stored limit
+    slider: Slider = field(default_factory=lambda: Slider(1, 300, 1))
+
+    @property
+    def level(self) -> float:
+        return self.score / self.threshold
+
+
+class InspectHandlers:
+    """The verbs of the Inspect tab."""
+
+    def __init__(self, inspector: Inspector):
+        self.inspector = inspector
+
+    def products(self) -> list[tuple[str, str]]:
+        """(title, name) of every category, for the list."""
+        return [(info.title, info.name) for info in self.inspector.categories()]
+
+    def detectors(self) -> list[str]:
+        """Every detector that any category has."""
+        return sorted({name for info in self.inspector.categories() for name in info.detectors})
+
+    def welcome(self) -> Notice:
+        if not self.products():
+            return Notice("idle", "No product yet", "Train one with `python -m anomaly train`, then reload this page.")
+        return self.waiting(Session())
+
+    def choose_product(self, session: Session, category: str | None) -> Product:
+        session.product, session.examples = None, ()
+        session.restart()
+        info = self._category(category)
+        examples = tuple(filter(None, map(_example, info.examples)))
+        session.product, session.detector = info, info.active
+        session.examples = tuple(one.path for one in examples)
+        return Product(detectors=tuple(info.detectors), active=info.active, examples=examples)
+
+    def choose_detector(self, session: Session, detector: str) -> None:
+        session.detector = detector
+        session.restart()
+
+    def take_photo(self, session: Session, path: str | None) -> None:
+        if session.product is None:
+            problem = "No product is chosen, so there is nothing to compare the photo with"
+            raise UsageError(problem, "Choose a product first")
+        session.photo = Path(path) if path else None
+        session.restart()
+
+    def take_example(self, session: Session, index: int) -> None:
+        if not isinstance(index, int) or not 0 <= index < len(session.examples):
+            raise UsageError(f"Example {index} does not exist", "Click one of the examples shown")
+        session.photo = session.examples[index]
+        session.restart()
+
+    def waiting(self, session: Session) -> Notice:
+        """What to say before the inspection has run."""
+        if session.product is None:
+            return Notice("idle", "Choose a product", "Then add a photo of the part, or click an example.")
+        title = session.product.title
+        if session.photo is None:
+            return Notice("idle", "Add a photo", f"{title}: drop, paste or take a photo, or click an example.")
+        return Notice("busy", "Inspecting", f"{title} · {session.photo.name}")
+
+    def inspect(self, session: Session) -> Report | Notice | None:
+        """Run the network on the session's photo. None: the person has moved on, show nothing."""
+        turn, photo, product = session.turn, session.photo, session.product
+        if photo is None or product is None:
+            return None
+        inspection = None
+        try:
+            if not photo.exists():
+                raise UsageError(EXPIRED, "Add the photo again")
+            inspection = self.inspector.inspect(photo, category=product.name, detector=session.detector)
+            said = _report(product.title, inspection)
+        except AnomalyError as error:
+            said = refusal(error, photo)
+        except Exception:
+            # Whatever broke, the person must read "not inspected" and never an old or an empty verdict.
+            log.exception("inspection of %s as %s failed", photo.name, product.name)
+            said = _refused("The program failed on this photo. Try again, and report it if it repeats.")
+        if session.turn != turn:
+            return None
+        session.inspection = inspection
+        return said
+
+    def move_limit(self, session: Session, percent: float) -> Report | Notice | None:
+        """Decide again from the stored map at `percent` of the stored limit; nothing is written.
+
+        None: an inspection is under way and will answer by itself.
+        """
+        if session.inspection is not None and session.product is not None:
+            return _report(session.product.title, session.inspection, percent)
+        return _refused(f"{EXPIRED}. Add the photo again.") if session.photo is None else None
+
+    def inspect_json(self, category: str | None, path: str | None, detector: str | None) -> dict:
+        """One photo for a script: the keys of `python -m anomaly inspect --json`."""
+        name = Path(path).name if path else None
+        try:
+            if not category:
+                raise UsageError("No category was given", f"Give one of: {self._names()}")
+            if not path:
+                raise UsageError("No image was given", "Upload one and pass it as `image`")
+            found = self.inspector.inspect(path, category=category, detector=detector or None).to_json()
+            return found | {"path": name}  # where this server keeps the upload is nobody's business
+        except AnomalyError as error:
+            asked = {"path": name, "category": category, "detector": detector}
+            return asked | {"verdict": None, "error": _sentence(error, path)}
+
+    def _category(self, name: str | None):
+        for info in self.inspector.categories():
+            if info.name == name:
+                return info
+        raise UnknownName(f"Category {name!r} does not exist", f"Choose one of: {self._names()}")
+
+    def _names(self) -> str:
+        return ", ".join(name for _, name in self.products()) or "none is trained yet"
+
+
+def refusal(error: AnomalyError, path: Path | None = None) -> Notice:
+    return _refused(_sentence(error, path))
+
+
+def _refused(text: str) -> Notice:
+    return Notice("refused", "Not inspected", text)
+
+
+def _sentence(error: AnomalyError, path: Path | str | None) -> str:
+    """The refusal without the folder in which this server keeps the photo."""
+    text = str(error)
+    return text.replace(str(path), Path(path).name) if path else text
+
+
+def slider_range(level: float) -> Slider:
+    """Range that reaches OK whatever the score: 3 times the stored limit, or more.
+
+    Args:
+        level: score divided by the stored review limit, which moves with the limit and is the last bar before OK.
+    """
+    reach = max(3 * STORED, 1.2 * STORED * level)
+    step = next((step for step in (1, 5, 10, 20, 25, 50) if reach / step <= 500), STORED)
+    return Slider(minimum=step, maximum=math.ceil(reach / step) * step, step=step)
+
+
+def _report(title: str, stored: Inspection, percent: float = STORED) -> Report:
+    limit = stored.default_threshold
+    now = stored if percent == STORED else redecide(stored, limit * percent / STORED)
+    anchor = now.pixel_threshold * limit / now.threshold  # the pixel limit before any move: colours stand still
+    return Report(
+        verdict=now.verdict,
+        stored_verdict=stored.verdict,
+        title=title,
+        name=Path(now.path).name,
+        detector=now.detector,
+        score=now.score,
+        threshold=now.threshold,
+        review_threshold=now.review_threshold,
+        percent=percent,
+        width=now.width,
+        height=now.height,
+        milliseconds=now.milliseconds,
+        regions=tuple(
+            Region(*region.box, area=region.area, level=region.peak / now.pixel_threshold) for region in now.regions
+        ),
+        note=_note(now),
+        photo=now.preview,
+        reconstruction=now.reconstruction,
+        overlay=render.overlay(now.preview, now.map, anchor, pixel_threshold=now.pixel_threshold),
+        scale=render.heatmap(np.linspace(0, 2 * anchor, 64, dtype=np.float32)[None], anchor),
+        slider=slider_range(stored.score / stored.review_threshold),
+    )
+
+
+def _note(inspection: Inspection) -> str:
+    """One plain sentence on where the defect is."""
+    count = len(inspection.regions)
+    if count == 0:
+        if inspection.verdict == "ANOMALY":
+            return "No single region stands out: the part as a whole differs from the good ones."
+        return "No region is over the limit."
+    places = "One region is" if count == 1 else f"{count} regions are"
+    if inspection.verdict == "OK":
+        return f"{places} over the pixel limit, but the part as a whole is under its limit."
+    return f"{places} over the limit."
+
+
+def _example(path: Path) -> Example | None:
+    """None for a picture that cannot be read: one bad file must not take the product away."""
+    try:
+        thumbnail = _thumbnail(path, path.stat().st_mtime_ns)
+    except (AnomalyError, OSError):
+        log.warning("the example %s cannot be shown", path)
+        return None
+    kind = TRAILING_NUMBER.sub("", path.stem).replace("_", " ") or path.stem
+    return Example(path=path, thumbnail=thumbnail, kind=kind)
+
+
+@lru_cache(maxsize=512)
+def _thumbnail(path: Path, modified: int) -> np.ndarray:
+    """`modified` is part of the key, so that an exchanged example is drawn anew."""
+    return shrink(read_image(path), THUMBNAIL)

@@ -1,0 +1,144 @@
+"""The browser app: one page, one file a tab."""
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+from urllib.parse import urlparse
+
+import gradio as gr
+from gradio import networking
+from starlette.middleware import Middleware
+
+from anomaly.errors import AnomalyError, UsageError
+from anomaly.handlers import InspectHandlers
+from anomaly.inspection import Inspector
+from anomaly.ui import inspect, theme
+from anomaly.ui.guard import Guard
+
+TITLE = "Surface inspection"
+SESSIONS = 48  # each holds one photo with its map, about 10 MB
+LARGEST_UPLOAD = "64mb"
+
+HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1></header>"""
+
+
+def build_app(inspector: Inspector) -> gr.Blocks:
+    # Uploads older than an hour are swept every ten minutes.
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as app:
+        gr.HTML(HEADER, apply_default_css=False, js_on_load=None)
+        with gr.Tabs(elem_id="tabs"), gr.Tab("Inspect", id="inspect"):
+            inspect.build(app, InspectHandlers(inspector))
+    app.queue(max_size=64)
+    return app
+
+
+def serve(
+    host: str | None = None,
+    port: int | None = None,
+    share: bool = False,
+    auth: list[str] | None = None,
+    runs: Path | str = "runs",
+    thresholds: Path | str = "threshold.json",
+) -> None:
+    """Serve the page until interrupted.
+
+    Args:
+        host, port: None reads GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, then falls back to 127.0.0.1:7860
+            (0.0.0.0 on a Hugging Face Space).
+        share: also open a public link; when that fails the page stays up locally.
+        auth: "user:password" strings; None or empty lets everybody in.
+    """
+    host, port = _address(host, port)
+    accounts = [_account(text) for text in auth or []]
+    app = build_app(Inspector(runs=Path(runs), thresholds=Path(thresholds)))
+    _launch(app, host, port, accounts)
+    print(f"{TITLE}: {app.local_url}", flush=True)
+    if share:
+        print(_share(app), flush=True)
+    app.block_thread()
+
+
+def _launch(app: gr.Blocks, host: str, port: int, accounts: list[tuple[str, str]]) -> None:
+    app.launch(
+        server_name=host,
+        server_port=port,
+        # gradio's own way to share serves the page's script from a content network; `_share` does not.
+        share=False,
+        auth=accounts or None,
+        theme=theme.theme(),
+        css_paths=[theme.CSS],
+        head=theme.head(),
+        favicon_path=str(theme.ICON),
+        footer_links=[],
+        app_kwargs={"middleware": [Middleware(Guard)]},
+        max_file_size=LARGEST_UPLOAD,
+        state_session_capacity=SESSIONS,
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        ssr_mode=False,
+        pwa=False,
+        show_error=False,
+        quiet=True,
+        inbrowser=False,
+        prevent_thread_lock=True,
+    )
+
+
+def _address(host: str | None, port: int | None) -> tuple[str, int]:
+    on_space = bool(os.environ.get("SPACE_ID"))
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_space else "127.0.0.1")
+    wanted = str(port or os.environ.get("GRADIO_SERVER_PORT") or 7860)
+    if not wanted.isdecimal() or not 0 < int(wanted) < 65536:
+        raise UsageError(f"Port {wanted} is not a number from 1 to 65535", "Choose another with --port")
+    port = int(wanted)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            problem = f"Cannot serve on {host}:{port} ({error.strerror or error})"
+            raise UsageError(problem, "Choose another port with --port, or stop the program that uses it") from None
+    return host, port
+
+
+def _account(text: str) -> tuple[str, str]:
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise UsageError("--auth takes USER:PASSWORD with both parts", "Write it like --auth anna:secret")
+    return user, password
+
+
+def _share(app: gr.Blocks) -> str:
+    """Open a tunnel to a public address; says what came of it."""
+    try:
+        address = networking.setup_tunnel(app.server_name, app.server_port, app.share_token, None, None)
+    except Exception as error:  # noqa: BLE001 - a tunnel fails in many ways, and none may stop the local page
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        return f"No public link could be made ({reason}); the page stays up at {app.local_url}"
+    return f"Public link, open to whoever has it: https://{urlparse(address).netloc}"
+
+
+def arguments(argv: list[str] | None = None) -> dict:
+    """The options of `python app.py`, as the keyword arguments of `serve`."""
+    parser = argparse.ArgumentParser(prog="app.py", description="Inspect surfaces in the browser.")
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (default 7860)")
+    parser.add_argument("--share", action="store_true", help="also open a public link")
+    parser.add_argument("--auth", action="append", metavar="USER:PASSWORD", help="ask for a login; may be repeated")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of trained products (default runs)")
+    parser.add_argument(
+        "--thresholds", type=Path, default=Path("threshold.json"), help="operating points (default threshold.json)"
+    )
+    return vars(parser.parse_args(argv))
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        serve(**arguments(argv))
+    except AnomalyError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0

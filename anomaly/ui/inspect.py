@@ -1,0 +1,209 @@
+"""The Inspect tab: choose a product, add a photo, read the verdict."""
+
+import gradio as gr
+
+from anomaly.errors import AnomalyError
+from anomaly.handlers import STORED, InspectHandlers, Notice, Session, refusal
+from anomaly.ui import pieces
+from anomaly.ui.photo import Photo
+
+KEPT = 3600  # seconds that a photo and its map stay in memory after the last look at them
+
+# A mirrored photo is another part: lettering, threads and one-sided defects would no longer match the good ones.
+CAMERA = gr.WebcamOptions(
+    mirror=False,
+    constraints={"video": {"facingMode": "environment", "width": {"ideal": 1920}, "height": {"ideal": 1080}}},
+)
+
+# Bubbles the click on an example up to gradio, with the index of the example only.
+SEND_INDEX = """element.addEventListener('click', event => {
+  const button = event.target.closest('button[data-index]');
+  if (button) trigger('click', {index: Number(button.dataset.index)});
+});"""
+
+# "always_last": an event that comes while the one before it runs must not be dropped, as gradio does by default.
+QUICK = {
+    "show_progress": "hidden",
+    "trigger_mode": "always_last",
+    "api_visibility": "private",
+    "concurrency_limit": None,
+}
+# An event repeated by "always_last" reads its components anew but carries the first click's data, here its index.
+CLICKS = QUICK | {"trigger_mode": "multiple", "concurrency_limit": 1, "concurrency_id": "clicks"}
+# One network at a time for everybody: two at once on the same cores would each take twice as long.
+NETWORK = QUICK | {"concurrency_limit": 1, "concurrency_id": "network"}
+
+
+def build(app: gr.Blocks, handlers: InspectHandlers) -> None:
+    """Lay the tab out inside the open tab of `app` and connect it."""
+    bench = Bench(handlers)
+    bench.connect(app)
+    publish(handlers)
+
+
+class Bench:
+    """The tab's components, and what each event changes on them."""
+
+    def __init__(self, handlers: InspectHandlers):
+        self.handlers = handlers
+        self.session = gr.State(Session(), time_to_live=KEPT)
+        with gr.Row(elem_id="bench"):
+            with gr.Column(elem_id="controls"):
+                self._lay_out_controls()
+            with gr.Column(elem_id="result"):
+                self._lay_out_result()
+        self.pictures = {
+            self.original: pieces.original,
+            self.reconstruction: pieces.reconstruction,
+            self.heatmap: pieces.heatmap,
+        }
+        self.result = [self.session, self.verdict, self.tuning, self.limit, self.panels, *self.pictures, self.regions]
+
+    def _lay_out_controls(self) -> None:
+        handlers = self.handlers
+        self.product = gr.Radio(handlers.products(), value=None, label="Product", elem_id="product")
+        self.hint = _html("hint", '<p class="hint">Choose a product first.</p>')
+        self.photo = Photo(
+            label="Photo",
+            placeholder="Drop a photo here\nor click to choose a file",
+            sources=["upload", "webcam", "clipboard"],
+            webcam_options=CAMERA,
+            buttons=[],
+            height=208,
+            interactive=True,
+            visible=False,
+            elem_id="photo",
+        )
+        self.examples = gr.HTML(elem_id="examples", js_on_load=SEND_INDEX, apply_default_css=False, visible=False)
+        self.detector = gr.Radio(handlers.detectors(), value=None, label="Detector", elem_id="detector", visible=False)
+
+    def _lay_out_result(self) -> None:
+        self.verdict = _html("verdict", pieces.notice(self.handlers.welcome()))
+        with gr.Row(elem_id="tuning", visible=False) as self.tuning:
+            self.limit = gr.Slider(
+                1,
+                3 * STORED,
+                value=STORED,
+                step=1,
+                label="Limit, in % of the stored one",
+                info="Moving it shows what another limit would say. Nothing is saved.",
+                buttons=[],
+                scale=4,
+                elem_id="limit",
+            )
+            self.reset = gr.Button("Reset to stored limit", elem_id="reset", scale=0)
+        with gr.Row(elem_id="panels", visible=False) as self.panels:
+            self.original = _html("original")
+            self.reconstruction = _html("reconstruction")
+            self.heatmap = _html("heatmap")
+        self.regions = _html("regions", pieces.legend())
+
+    def connect(self, app: gr.Blocks) -> None:
+        session, result = self.session, self.result
+        offered = [self.hint, self.photo, self.detector, self.examples]
+        # A product that was trained since the start appears when the page is opened again.
+        app.load(lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
+        for event in (
+            self.product.input(self.choose_product, [session, self.product], [*result, *offered], **QUICK),
+            self.detector.input(self.choose_detector, [session, self.detector], result, **QUICK),
+            self.photo.input(self.take_photo, [session, self.photo], [*result, self.photo], **QUICK),
+            self.examples.click(self.take_example, [session], result, **CLICKS),
+        ):
+            event.then(self.run_network, [session], result, **NETWORK)
+        moved = [session, self.verdict, self.heatmap, self.regions]
+        self.limit.input(self.move_limit, [session, self.limit], moved, queue=False, **QUICK)
+        self.reset.click(self.reset_limit, [session], [self.limit, *moved], queue=False, **QUICK)
+
+    def choose_product(self, session: Session, category: str | None) -> dict:
+        try:
+            product = self.handlers.choose_product(session, category)
+        except AnomalyError as error:
+            return self._clear(session, refusal(error))
+        return self._clear(session) | {
+            self.hint: gr.update(visible=False),
+            self.photo: gr.update(visible=True, value=None),
+            self.detector: gr.update(choices=list(product.detectors), value=product.active, visible=True),
+            self.examples: gr.update(value=pieces.examples(product.examples), visible=bool(product.examples)),
+        }
+
+    def choose_detector(self, session: Session, detector: str) -> dict:
+        self.handlers.choose_detector(session, detector)
+        return self._clear(session)
+
+    def take_photo(self, session: Session, path: str | None) -> dict:
+        try:
+            self.handlers.take_photo(session, path)
+        except AnomalyError as error:
+            return self._clear(session, refusal(error)) | {self.photo: None}
+        # The drop zone is free again at once: the photo itself is shown beside its verdict.
+        return self._clear(session) | {self.photo: None}
+
+    def take_example(self, session: Session, event: gr.EventData) -> dict:
+        try:
+            self.handlers.take_example(session, getattr(event, "index", None))
+        except AnomalyError as error:
+            return self._clear(session, refusal(error))
+        return self._clear(session)
+
+    def run_network(self, session: Session) -> dict:
+        report = self.handlers.inspect(session)
+        if report is None:
+            return {self.session: session}
+        if isinstance(report, Notice):
+            return self._clear(session, report)
+        span = report.slider
+        return {
+            self.session: session,
+            self.verdict: pieces.banner(report),
+            self.tuning: gr.update(visible=True),
+            self.limit: gr.update(minimum=span.minimum, maximum=span.maximum, step=span.step, value=STORED),
+            self.panels: gr.update(visible=True),
+            self.regions: pieces.regions(report),
+        } | {panel: draw(report) for panel, draw in self.pictures.items()}
+
+    def move_limit(self, session: Session, percent: float) -> dict:
+        """Only what the limit changes is sent, so that the slider answers while it is dragged."""
+        report = self.handlers.move_limit(session, percent)
+        if report is None:
+            return {self.session: session}
+        if isinstance(report, Notice):
+            return {self.session: session, self.verdict: pieces.notice(report)}
+        return {
+            self.session: session,
+            self.verdict: pieces.banner(report),
+            self.heatmap: pieces.heatmap(report),
+            self.regions: pieces.regions(report),
+        }
+
+    def reset_limit(self, session: Session) -> dict:
+        return self.move_limit(session, STORED) | {self.limit: STORED}
+
+    def _clear(self, session: Session, said: Notice | None = None) -> dict:
+        """Take the old verdict away before anything else happens; say `said`, or what the page waits for."""
+        said = said or self.handlers.waiting(session)
+        busy = said.kind == "busy"
+        return {
+            self.session: session,
+            self.verdict: pieces.notice(said),
+            self.tuning: gr.update(visible=False),
+            self.panels: gr.update(visible=busy),
+            self.regions: pieces.legend() if said.kind == "idle" else "",
+        } | {panel: pieces.empty_panel(panel.elem_id.capitalize()) if busy else "" for panel in self.pictures}
+
+
+def publish(handlers: InspectHandlers) -> None:
+    """The one public endpoint: /inspect, for scripts; its components are never drawn."""
+
+    def inspect(category: str | None, image: str | None, detector: str | None = None) -> dict:
+        """Inspect one photo; gives the same JSON as `python -m anomaly inspect --json`."""
+        return handlers.inspect_json(category, image, detector)
+
+    with gr.Row(visible=False):
+        asked = [gr.Textbox(label="category"), Photo(label="image"), gr.Textbox(label="detector")]
+        found = gr.JSON(label="inspection")
+        public = NETWORK | {"api_visibility": "public", "trigger_mode": "multiple"}
+        gr.Button().click(inspect, asked, found, api_name="inspect", **public)
+
+
+def _html(name: str, value: str = "") -> gr.HTML:
+    return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=None)

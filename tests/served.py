@@ -1,0 +1,124 @@
+"""A running app for the tests: the real program in a process of its own, or the page around a toy inspector."""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from anomaly.errors import MissingThreshold, UnknownName
+from anomaly.images import read_image
+from anomaly.inspection import CategoryInfo, Inspection
+from anomaly.regions import find_regions
+
+ROOT = Path(__file__).parent.parent
+START_SECONDS = 15  # what the page promises
+CHROMIUM = shutil.which("chromium")
+CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def running_app(*options: str):
+    """`python app.py` on a free port; gives (address, seconds until the page answered)."""
+    port = free_port()
+    command = [sys.executable, "app.py", "--port", str(port), *options]
+    began = time.monotonic()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            if process.poll() is not None:
+                raise RuntimeError(f"app.py ended with {process.returncode}: {process.stdout.read()}")
+            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+                break
+            if time.monotonic() - began > 120:
+                raise TimeoutError("app.py did not answer within 120 seconds")
+            time.sleep(0.1)
+        yield address, time.monotonic() - began
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+class ToyInspector:
+    """Scores a gray plate by its darkest spot: limit 10, review 8, pixel limit 10; `blind` has no threshold.
+
+    The map is (100 - gray) / 5, so that a spot of gray 0 scores 20, twice the limit.
+    """
+
+    def __init__(self, folder: Path):
+        self.calls = 0
+        self.examples = (write_plate(folder / "dark_spot_000.png", spot=0), write_plate(folder / "good_000.png"))
+
+    def categories(self) -> list[CategoryInfo]:
+        def info(name: str, title: str) -> CategoryInfo:
+            return CategoryInfo(
+                name=name,
+                title=title,
+                kind="object",
+                examples=self.examples,
+                detectors=("toy", "twin", "blind"),
+                active="toy",
+            )
+
+        return [info("plate", "Gray plate"), info("other_plate", "Other plate")]
+
+    def inspect(
+        self, path, *, category: str, detector: str | None = None, threshold: float | None = None
+    ) -> Inspection:
+        self.calls += 1
+        if category not in ("plate", "other_plate"):
+            raise UnknownName(f"Category {category!r} does not exist", "Choose one of: plate, other_plate")
+        if detector == "blind":
+            raise MissingThreshold("plate has no threshold for blind", "Run `python -m anomaly calibrate`")
+        image = read_image(path)
+        spots = (np.float32(100) - image[:, :, 0]) / 5
+        score = float(spots.max())
+        return Inspection(
+            path=str(path),
+            category=category,
+            detector=detector or "toy",
+            score=score,
+            threshold=10.0,
+            review_threshold=8.0,
+            pixel_threshold=10.0,
+            verdict="ANOMALY" if score >= 10 else "REVIEW" if score >= 8 else "OK",
+            regions=tuple(find_regions(spots, 10.0)),
+            milliseconds=1.0,
+            width=image.shape[1],
+            height=image.shape[0],
+            preview=image,
+            map=spots,
+            reconstruction=np.full_like(image, 100) if detector == "twin" else None,
+            default_threshold=10.0,
+        )
+
+
+def write_plate(path: Path, *, spot: int | None = None) -> Path:
+    """A plate of gray 100, 80 x 60 pixels, with a spot of the given gray at x 20..29, y 10..14."""
+    plate = np.full((60, 80, 3), 100, dtype=np.uint8)
+    if spot is not None:
+        plate[10:15, 20:30] = spot
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(plate).save(path)
+    return path
