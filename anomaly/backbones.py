@@ -28,7 +28,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-
 @dataclass(frozen=True)
 class Recipe:
     """How timm builds a backbone and what its input looks like.
@@ -49,7 +48,9 @@ class Recipe:
 
 RECIPES = {
     "convnextv2_femto": Recipe("convnextv2_femto", IMAGENET_MEAN, IMAGENET_STD, (4, 8, 16, 32), "shipped"),
-    "efficientnet_lite2": Recipe("tf_efficientnet_lite2", (127 / 255,) * 3, (128 / 255,) * 3, (4, 8, 16, 32), "package"),
+    "efficientnet_lite2": Recipe(
+        "tf_efficientnet_lite2", (127 / 255,) * 3, (128 / 255,) * 3, (4, 8, 16, 32), "package"
+    ),
     "convnextv2_tiny": Recipe(
         "convnextv2_tiny.fcmae_ft_in22k_in1k", IMAGENET_MEAN, IMAGENET_STD, (4, 8, 16, 32), "hub"
     ),

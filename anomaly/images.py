@@ -151,7 +151,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     Returns:
         (size, size, 3) uint8 RGB; the argument itself if it has this size already.
     """
-    return _scale(image, size, size)
+    return stretch(image, (size, size))
 
 
 def shrink(image: np.ndarray, longest: int) -> np.ndarray:
@@ -166,10 +166,12 @@ def shrink(image: np.ndarray, longest: int) -> np.ndarray:
     """
     height, width = image.shape[:2]
     ratio = min(1.0, longest / max(height, width))
-    return _scale(image, max(1, round(height * ratio)), max(1, round(width * ratio)))
+    return stretch(image, (max(1, round(height * ratio)), max(1, round(width * ratio))))
 
 
-def _scale(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def stretch(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Scale an image to (height, width) = `shape` in pixels, antialiased; the argument itself if it fits already."""
+    height, width = shape
     if image.shape[:2] == (height, width):
         return image
     # reducing_gap: a cheap box filter first, down to twice the target, then the exact filter; a third faster.

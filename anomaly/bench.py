@@ -1,0 +1,91 @@
+"""Latency, fit time and memory on this machine, against the bare forward pass of the same backbone in the same run."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anomaly import backbones, detectors, synthetic
+from anomaly.images import stretch, write_image
+from anomaly.inspection import Inspector
+
+ROUNDS = 30
+FIT_IMAGES = 400
+PHOTO = 1024  # side in pixels of the JPEG that is inspected
+
+
+def bench(*, root: Path, book: Path, progress: Callable[[str, int, int], None] | None = None) -> dict:
+    """Measure on a toy product that is drawn on the spot, with the first trained `mahalanobis` run of `root`.
+
+    Returns:
+        threads; forward_ms, inspect_ms, latency_ratio (medians of interleaved rounds, one 1024 px JPEG, decoding
+        included); images_per_second (batches of 8); fit_seconds, fit_forward_seconds, fit_ratio (400 images); peak_mb of the process, and products_loaded with both their detectors.
+    """
+    inspector = Inspector(runs=root, thresholds=book)
+    category = next(info.name for info in inspector.categories() if "mahalanobis" in info.detectors)
+    part = synthetic.render_good("hex_nut", seed=0, index=0, size=256)
+    with tempfile.TemporaryDirectory() as folder:
+        photo = Path(folder) / "photo.jpg"
+        write_image(photo, stretch(part, (PHOTO, PHOTO)))
+        report = _latency(inspector, category, photo)
+        report |= _fit(part, progress)
+        loaded = inspector.categories()[:6]
+        for info in loaded:
+            for name in info.detectors:
+                inspector.inspect(photo, category=info.name, detector=name)
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return report | {"products_loaded": len(loaded), "peak_mb": round(peak, 1)}
+
+
+def _latency(inspector: Inspector, category: str, photo: Path) -> dict:
+    backbone = backbones.load()
+    batch = torch.rand(8, 3, 256, 256)
+    detector = detectors.get("mahalanobis")()
+    size = detector.image_size
+    one = torch.rand(1, 3, size, size)
+    forward, whole, eight = [], [], []
+    with torch.inference_mode():
+        for _ in range(ROUNDS + 5):  # interleaved, so that a slow moment of the machine hits both
+            forward.append(_timed(lambda: backbone(one)))
+            whole.append(_timed(lambda: inspector.inspect(photo, category=category, detector="mahalanobis")))
+        for _ in range(8):
+            eight.append(_timed(lambda: backbone(batch)))
+    forward_ms, whole_ms = (1000 * statistics.median(values[5:]) for values in (forward, whole))
+    return {
+        "threads": torch.get_num_threads(),
+        "forward_ms": round(forward_ms, 2),
+        "inspect_ms": round(whole_ms, 2),
+        "latency_ratio": round(whole_ms / forward_ms, 3),
+        "images_per_second": round(8 / statistics.median(eight[2:]), 1),
+    }
+
+
+def _fit(part: np.ndarray, progress: Callable[[str, int, int], None] | None) -> dict:
+    rng = np.random.default_rng(0)
+    images = [np.clip(part + rng.normal(0, 4, part.shape), 0, 255).astype(np.uint8) for _ in range(FIT_IMAGES)]
+    backbone = backbones.load()
+    batches = [torch.rand(16, 3, 256, 256) for _ in range(2)]
+    with torch.inference_mode():
+        backbone(batches[0])
+        forward = _timed(lambda: [backbone(batches[i % 2]) for i in range(FIT_IMAGES // 16)])
+    fit = _timed(lambda: detectors.get("mahalanobis")().fit(images, progress=progress))
+    return {
+        "fit_seconds": round(fit, 2),
+        "fit_forward_seconds": round(forward, 2),
+        "fit_ratio": round(fit / forward, 3),
+    }
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

@@ -1,0 +1,342 @@
+"""The command line: every verb of the browser, and those that make what it shows.
+
+Exit status: 0 done, 1 at least one part judged ANOMALY (inspect), 2 refused with one line on standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from tqdm import tqdm
+
+from anomaly.errors import AnomalyError, UnknownName
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+Runs = Annotated[Path, typer.Option("--runs", help="folder of trained categories")]
+Book = Annotated[Path, typer.Option("--thresholds", help="file of operating points")]
+Data = Annotated[Path, typer.Option("--data", help="folder of categories, or one category's folder")]
+Category = Annotated[str, typer.Option("--category", help="name of the product")]
+Detectors = Annotated[list[str] | None, typer.Option("--detector", help="may be repeated; default: all")]
+Seed = Annotated[int, typer.Option("--seed", help="source of all randomness")]
+RUNS, BOOK = Path("runs"), Path("threshold.json")
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="folder to write into, in MVTec AD layout")],
+    category: Annotated[list[str] | None, typer.Option("--category", help="may be repeated; default: all")] = None,
+    train: Annotated[int, typer.Option("--train", help="good images to learn from")] = 60,
+    test: Annotated[int, typer.Option("--test", help="good test images, and as many defective ones")] = 40,
+    size: Annotated[int, typer.Option("--size", help="side in pixels")] = 256,
+    seed: Seed = 0,
+) -> None:
+    """Draw toy products with exact defect masks."""
+    from anomaly import synthetic
+
+    for name in category or synthetic.PRODUCTS:
+        with _Progress(name) as progress:
+            synthetic.write_product(
+                out, name, train=train, test=test, size=size, seed=seed, progress=lambda i, n: progress("draw", i, n)
+            )
+
+
+@app.command()
+def train(
+    data: Data,
+    category: Category,
+    detector: Detectors = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="features of mahalanobis")] = None,
+    image_size: Annotated[int | None, typer.Option("--image-size", help="side in pixels of the model's input")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="at most, for detectors that have any")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="at most, for each detector")] = None,
+    seed: Seed = 0,
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """Learn a product from good images, set its threshold on held-out ones, evaluate on test images if there are any."""
+    from anomaly import detectors, training
+
+    wanted = {"backbone": backbone, "image_size": image_size, "epochs": epochs, "minutes": minutes}
+    for name in detector or detectors.names():
+        model = detectors.create(name, seed=seed, **{k: v for k, v in wanted.items() if v is not None})
+        with _Progress(f"{category} / {name}") as progress:
+            done = training.train(data, category, model, root=runs, book=thresholds, progress=progress)
+        for warning in done.warnings:
+            print(f"Warning: {warning}.", file=sys.stderr)
+        print(f"{category} / {name}: threshold {done.point.fail:.4g}, {done.point.promise}")
+        if done.figures:
+            print(_in_words(done.figures))
+
+
+@app.command()
+def calibrate(
+    category: Category,
+    rule: Annotated[str, typer.Option("--rule", help="f1, accuracy, percentile, false-alarms or cost")],
+    detector: Annotated[str | None, typer.Option("--detector", help="default: the active one")] = None,
+    target: Annotated[
+        float | None, typer.Option("--target", help="0.02 = 2% for false-alarms; 99 for percentile")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="test images, for rules that need defects")] = None,
+    false_alarm_cost: Annotated[float, typer.Option("--false-alarm-cost", help="for the rule cost")] = 1.0,
+    escape_cost: Annotated[float, typer.Option("--escape-cost", help="for the rule cost")] = 10.0,
+    why: Annotated[str, typer.Option("--why", help="reason, kept with the threshold")] = "",
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """Choose the threshold of a trained product by a rule, and say what it promises."""
+    from anomaly import training
+
+    detector = detector or _active(category, runs, thresholds)
+    costs = (false_alarm_cost, escape_cost)
+    point = training.calibrate(
+        category, detector, rule=rule, target=target, data=data, costs=costs, why=why, root=runs, book=thresholds
+    )
+    print(f"{category} / {detector}: threshold {point.fail:.4g}, {point.promise}")
+
+
+@app.command()
+def evaluate(
+    data: Data,
+    category: Annotated[list[str] | None, typer.Option("--category", help="may be repeated; default: all")] = None,
+    detector: Detectors = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """Measure trained products on labelled test images, without those that chose the threshold."""
+    from anomaly import dataset, training
+    from anomaly.runs import names
+
+    trained = names(runs)
+    wanted = category or [name for name in dataset.categories(data) if name in trained]
+    if not wanted:
+        raise UnknownName(f"No category of {data} is trained in {runs}", "Train one with `python -m anomaly train`")
+    report: dict = {}
+    for name in wanted:
+        for one in detector or trained.get(name, ("",)):
+            with _Progress(f"{name} / {one}") as progress:
+                figures = training.evaluate(data, name, one, root=runs, book=thresholds, progress=progress)
+            report.setdefault(name, {})[one] = figures
+            print(f"{name} / {one}: {_in_words(figures)}")
+    if json_file:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+@app.command()
+def inspect(
+    path: Annotated[list[Path], typer.Argument(help="photos, or folders of photos")],
+    category: Category,
+    detector: Annotated[str | None, typer.Option("--detector", help="default: the active one")] = None,
+    json_lines: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="write predict_summary.csv here")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for pictures and predict_summary.csv")] = None,
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """Judge photos. A photo that cannot be read is reported and the rest go on."""
+    from anomaly import report
+    from anomaly.errors import ImageError
+    from anomaly.inspection import Inspector
+
+    inspector = Inspector(runs=runs, thresholds=thresholds)
+    rows, files = [], _photos(path)
+    with _Progress("inspect") as progress:
+        for file in files:
+            try:
+                found = inspector.inspect(file, category=category, detector=detector)
+                picture = str(report.write_visualization(found, out)) if out else ""
+                row = found.to_json()
+            except ImageError as error:
+                picture, row = "", _unjudged(file, category, detector, error)
+            rows.append(row | {"visualization": picture})
+            print(json.dumps(row) if json_lines else _line(row), flush=True)
+            progress("inspect", len(rows), len(files))
+    for target in filter(None, (csv_file, out and out / "predict_summary.csv")):
+        report.write_summary(rows, target)
+    verdicts = [row["verdict"] for row in rows]
+    raise typer.Exit(1 if "ANOMALY" in verdicts else 2 if None in verdicts else 0)
+
+
+@app.command("list")
+def list_runs(
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """What is trained, with digests, thresholds and figures."""
+    from anomaly.runs import names, open_run
+    from anomaly.thresholds import Thresholds
+
+    book, found = Thresholds.load(thresholds), {}
+    for category, detectors in names(runs).items():
+        for name in detectors:
+            try:
+                run = open_run(runs, category, name)
+                point = book.get(category, name, weights_sha256=run.weights_sha256)
+                entry = {
+                    "weights_sha256": run.weights_sha256,
+                    "active": book.active(category) == name,
+                    "threshold": point.fail,
+                    "promise": point.promise,
+                    "metrics": run.metrics,
+                    "error": None,
+                }
+            except AnomalyError as error:
+                entry = {"error": str(error)}
+            found.setdefault(category, {})[name] = entry
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for category, entries in found.items():
+        for name, entry in entries.items():
+            auroc = (entry.get("metrics") or {}).get("image_auroc")
+            said = entry["error"] or (
+                f"threshold {entry['threshold']:.4g}, "
+                + (f"image AUROC {auroc:.3f}, " if auroc is not None else "")
+                + f"{entry['weights_sha256'][:12]}{' (active)' if entry['active'] else ''}"
+            )
+            print(f"{category:20} {name:12} {said}")
+
+
+@app.command()
+def bench(
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """Latency, throughput, fit time and memory on this machine."""
+    from anomaly.bench import bench as measure
+
+    with _Progress("bench") as progress:
+        figures = measure(root=runs, book=thresholds, progress=progress)
+    print(json.dumps(figures, indent=1))
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+@app.command()
+def pretrain(
+    folder: Annotated[list[Path], typer.Argument(help="folders of images, read recursively; labels are not used")],
+    out: Annotated[Path, typer.Option("--out", help="folder for the weights")] = Path(
+        "runs/_backbones/convnextv2_femto"
+    ),
+    steps: Annotated[int, typer.Option("--steps", min=1)] = 6000,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="at most")] = 60.0,
+    seed: Seed = 0,
+) -> None:
+    """Train our own backbone: distil EfficientNet-Lite2 on unlabelled images."""
+    from anomaly.pretraining import Settings
+    from anomaly.pretraining import pretrain as run
+
+    settings = Settings(steps=steps, minutes=minutes, seed=seed)
+    with _Progress("pretrain") as progress:
+        run(folder, out, settings=settings, progress=lambda i, n, loss: progress(f"loss {loss:.3f}", i, n))
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option("--host", help="address to listen on (default 127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="port to listen on (default 7860)")] = None,
+    share: Annotated[bool, typer.Option("--share", help="also open a public link")] = False,
+    auth: Annotated[list[str] | None, typer.Option("--auth", help="USER:PASSWORD, may be repeated")] = None,
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """Open the browser app (the same as `python app.py`)."""
+    from anomaly.ui import serve as run
+
+    run(host, port, share, auth, runs, thresholds)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; every refusal is one line on standard error and status 2."""
+    try:
+        return app(args=arguments, prog_name="python -m anomaly", standalone_mode=False) or 0
+    except AnomalyError as error:
+        print(error, file=sys.stderr)
+    except click.ClickException as error:
+        print(f"{error.format_message()} Run `python -m anomaly --help`.", file=sys.stderr)
+    except (KeyboardInterrupt, click.Abort):
+        print("Stopped; nothing half-done was kept.", file=sys.stderr)
+    return 2
+
+
+class _Progress:
+    """A bar on a terminal, nothing in a pipe."""
+
+    def __init__(self, title: str):
+        self._title = title
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=total, leave=False, disable=None)
+        if self._bar.total != total:
+            self._bar.reset(total)
+        self._bar.set_description(f"{self._title}: {stage}", refresh=False)
+        self._bar.update(done - self._bar.n)
+
+
+def _active(category: str, runs: Path, thresholds: Path) -> str:
+    from anomaly.runs import names
+    from anomaly.thresholds import Thresholds
+
+    return Thresholds.load(thresholds).active(category) or next(iter(names(runs).get(category, ())), "")
+
+
+def _photos(paths: list[Path]) -> list[Path]:
+    from anomaly.errors import DatasetError
+    from anomaly.images import list_images
+
+    files = []
+    for path in paths:
+        found = list_images(path) if path.is_dir() else [path]
+        if not found:
+            raise DatasetError(f"{path} holds no images", "Name a folder that has photos directly in it")
+        files += found
+    return files
+
+
+def _unjudged(file: Path, category: str, detector: str | None, error: AnomalyError) -> dict:
+    nothing = dict.fromkeys(
+        ("score", "threshold", "review_threshold", "level", "verdict", "defect_type", "product", "milliseconds")
+    )
+    known = {"path": str(file), "category": category, "detector": detector, "regions": [], "error": str(error)}
+    return nothing | known
+
+
+def _line(row: dict) -> str:
+    if row["error"]:
+        return f"{'ERROR':8} {row['path']}: {row['error']}"
+    return (
+        f"{row['verdict']:8} {row['path']}: score {row['score']:.4g}, {row['level']:.2f} of the limit, "
+        f"{len(row['regions'])} region(s), {row['milliseconds']:.0f} ms"
+    )
+
+
+def _in_words(figures: dict) -> str:
+    def said(name: str) -> str:
+        value = figures[name]
+        if value is None:
+            return "not defined"
+        low, high = figures["intervals"].get(name, (None, None))
+        return f"{value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
+
+    return (
+        f"image AUROC {said('image_auroc')}, pixel AUROC {said('pixel_auroc')}, accuracy {said('accuracy')} "
+        f"on {figures['n_good']} good and {figures['n_defect']} defective test images"
+    )

@@ -1,0 +1,229 @@
+"""The contract of a detector. Preprocessing and mapping back live here; a subclass sees tensors only."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from typing_extensions import Self
+
+from anomaly.errors import BrokenRun, NotFitted, TooFewImages, UsageError
+from anomaly.images import resize, resize_map, stretch
+
+Image = np.ndarray  # (H, W, 3) uint8 RGB
+Progress = Callable[[str, int, int], None]  # what is done, how far, of how many
+
+WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a detector says of one image.
+
+    Attributes:
+        score: raw, >= 0, higher = more anomalous; in about deviations above a typical good part.
+        map: (H, W) float32 of the original image's size, same unit as the score.
+        reconstruction: (H, W, 3) uint8 of the original image's size, or None for detectors that make none.
+    """
+
+    score: float
+    map: np.ndarray
+    reconstruction: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class BatchScores:
+    """What a subclass returns for a batch: scores (B,), maps (B, h, w) of any size, reconstructions (B, 3, S, S)."""
+
+    scores: Tensor
+    maps: Tensor
+    reconstructions: Tensor | None = None
+
+
+class Batches:
+    """Good images at model size, kept as bytes, handed out as float tensors.
+
+    Attributes:
+        pixels: (N, 3, S, S) uint8.
+    """
+
+    def __init__(self, pixels: Tensor):
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """(len(indices), 3, S, S) float in [0, 1]."""
+        return self.pixels[torch.as_tensor(indices)].float() / 255
+
+    def __iter__(self, size: int = 16) -> Iterator[Tensor]:
+        for start in range(0, len(self), size):
+            yield self.take(range(start, min(start + size, len(self))))
+
+
+class Detector(ABC):
+    """One-class detector: learns from good images alone. A subclass writes only the four abstract methods.
+
+    Args:
+        image_size: side in pixels to which every image is scaled; a multiple of 32 in 64..1024.
+        seed: source of all randomness; the same seed and images give the same model.
+    """
+
+    name: str  # set from the file name by the registry
+    least: int = 2  # fewer good images are refused
+
+    def __init__(self, *, image_size: int = 256, seed: int = 0):
+        if image_size % 32 or not 64 <= image_size <= 1024:
+            raise UsageError(f"image_size is {image_size}, expected a multiple of 32 in 64..1024", "Use 256")
+        self.image_size = image_size
+        self.seed = seed
+        self._fitted = False
+
+    def arguments(self) -> dict:
+        """The constructor's keyword arguments, as plain JSON values."""
+        return {"image_size": self.image_size, "seed": self.seed}
+
+    def dependencies(self) -> dict:
+        """What else the weights need, as plain JSON values for the manifest; by default nothing."""
+        return {}
+
+    def fit(self, normal: Sequence[Image], *, progress: Progress | None = None) -> Self:
+        """Learn what good parts look like, from scratch.
+
+        Args:
+            normal: good images, (H, W, 3) uint8 RGB, sizes may differ; may be lazy, each is read once.
+            progress: called with (stage, done, total).
+        Raises:
+            TooFewImages: fewer than the detector's minimum.
+        """
+        if len(normal) < self.least:
+            raise TooFewImages(
+                f"{self.name} was given {len(normal)} good images, it needs at least {self.least}", "Add good images"
+            )
+        pixels = torch.empty(len(normal), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        for i in range(len(normal)):
+            pixels[i] = self._tensor(normal[i])
+            if progress:
+                progress("read", i + 1, len(normal))
+        self._fit(Batches(pixels), progress or _silent)
+        self._fitted = True
+        return self
+
+    def score(self, image: Image) -> Result:
+        """Score one image; changes nothing. Raises NotFitted."""
+        return self.score_batch([image])[0]
+
+    def score_batch(self, images: Sequence[Image]) -> list[Result]:
+        """Score images of any sizes; the same values as one by one, within float rounding. Raises NotFitted."""
+        if not self._fitted:
+            raise NotFitted(f"This {self.name} detector has learned nothing yet", "Call fit, or load a trained run")
+        if not len(images):
+            return []
+        batch = torch.stack([self._tensor(image) for image in images]).float() / 255
+        with torch.inference_mode():
+            found = self._score(batch)
+        scores, maps = found.scores.double().tolist(), found.maps.float().numpy()
+        made = [None] * len(images)
+        if found.reconstructions is not None:
+            made = list(
+                (found.reconstructions.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+            )
+        return [
+            Result(
+                score, resize_map(map, image.shape[:2]), None if picture is None else stretch(picture, image.shape[:2])
+            )
+            for score, map, picture, image in zip(scores, maps, made, images)
+        ]
+
+    def save(self, path: Path) -> None:
+        """Write weights (safetensors) and a manifest (JSON) into the folder `path`, which is made. Raises NotFitted."""
+        if not self._fitted:
+            raise NotFitted(f"This {self.name} detector has learned nothing yet", "Call fit before save")
+        path.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self._state().items()}, path / WEIGHTS)
+        about = {"schema": SCHEMA, "detector": self.name, "arguments": self.arguments(), **self.dependencies()}
+        (path / MANIFEST).write_text(json.dumps(about, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The detector that `save` wrote. Raises BrokenRun when files are missing, damaged or of another detector."""
+        remedy = f"Train it again with `python -m anomaly train --detector {cls.name}`"
+        try:
+            written = json.loads((path / MANIFEST).read_text())
+            if (written["schema"], written["detector"]) != (SCHEMA, cls.name):
+                found = f"{written['detector']} of schema {written['schema']}"
+                raise BrokenRun(f"{path} holds {found}, {cls.name} of schema {SCHEMA} was expected", remedy)
+            detector = cls(**written["arguments"])
+            for key, value in detector.dependencies().items():
+                if written[key] != value:
+                    raise BrokenRun(f"{path} was trained with another {key}: {written[key]}, now {value}", remedy)
+            state = load_file(path / WEIGHTS)
+            detector._restore(state)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            raise BrokenRun(f"{path} holds no complete {cls.name} run ({reason})", remedy) from error
+        detector._fitted = True
+        return detector
+
+    @abstractmethod
+    def _fit(self, batches: Batches, progress: Progress) -> None:
+        """Learn from good images."""
+
+    @abstractmethod
+    def _score(self, batch: Tensor) -> BatchScores:
+        """Score a (B, 3, S, S) float batch in [0, 1]."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Tensor]:
+        """Everything learned, as named tensors."""
+
+    @abstractmethod
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        """Take over what `_state` gave. A missing key raises KeyError."""
+
+    def history(self) -> list[dict[str, float]]:
+        """Loss curves of the last fit, a dict an epoch; empty for detectors that are not trained by descent."""
+        return []
+
+    def _tensor(self, image: Image) -> Tensor:
+        if not (isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8):
+            found = f"{getattr(image, 'shape', type(image).__name__)} {getattr(image, 'dtype', '')}".strip()
+            raise UsageError(f"An image is {found}, expected (H, W, 3) uint8 RGB", "Read it with images.read_image")
+        return torch.from_numpy(np.ascontiguousarray(resize(image, self.image_size))).permute(2, 0, 1)
+
+
+def topk_mean(map: Tensor, share: float = 0.01) -> Tensor:
+    """Mean of the largest `share` of a map's values: (B, h, w) -> (B,).
+
+    One hot pixel is noise and the mean over all pixels hides a small defect; this stands between.
+    """
+    flat = map.flatten(1)
+    return flat.topk(max(1, int(round(share * flat.shape[1]))), dim=1).values.mean(1)
+
+
+def fold_slices(n: int, folds: int) -> list[slice]:
+    """Consecutive runs of about equal length: neighbours, often bursts of the same part, stay in one fold."""
+    edges = np.linspace(0, n, min(folds, n) + 1).round().astype(int)
+    return [slice(a, b) for a, b in zip(edges, edges[1:])]
+
+
+def deviations(raw: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
+    """Raw values in deviations above a typical good part, smoothly kept over 0: softplus of the z-score.
+
+    Strictly increasing, so it changes no ranking; close to the z-score itself from 3 on.
+    """
+    return torch.nn.functional.softplus((raw - centre) / spread)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    return None

@@ -1,0 +1,231 @@
+"""UNet autoencoder that repairs: what it changes is the anomaly.
+
+A UNet that only reproduces its input learns to copy it through the skips, defects included. This one is trained on
+good images with simulated defects painted on, and has to give the good image back (reconstruction by inpainting and
+repair: Zavrtanik et al., "DRAEM", ICCV 2021; loss MSE + SSIM as in Bergmann et al., VISAPP 2019). A second output
+says where it saw damage, trained on the simulated masks. The score is the mean of the top 1% of the pixel errors,
+each normalised by what good images that were left out show at that place.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anomaly import nets
+from anomaly.corrupt import corrupt
+from anomaly.detectors.base import Batches, BatchScores, Detector, Progress, deviations, fold_slices, topk_mean
+
+EPOCH = 40  # steps between two looks at the left-out images
+SMOOTH = 9  # side in pixels, at 256 px, of the window over which errors are averaged
+
+
+class UNet(Detector):
+    """Repair autoencoder.
+
+    Args:
+        base: channels of the finest level.
+        epochs: at most; an epoch is 40 steps of `batch` images.
+        minutes: wall time after which training ends early, whatever the epoch; None for no limit.
+        rate: peak learning rate of Adam, reached by a warm-up and lowered by a cosine.
+        patience: epochs without a better left-out loss before training ends.
+    """
+
+    least = 4
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 256,
+        seed: int = 0,
+        base: int = 24,
+        epochs: int = 25,
+        minutes: float | None = None,
+        batch: int = 8,
+        rate: float = 1e-3,
+        patience: int = 8,
+    ):
+        super().__init__(image_size=image_size, seed=seed)
+        self.base = base
+        self.epochs = epochs
+        self.minutes = minutes
+        self.batch = batch
+        self.rate = rate
+        self.patience = patience
+
+    def arguments(self) -> dict:
+        own = ("base", "epochs", "minutes", "batch", "rate", "patience")
+        return super().arguments() | {name: getattr(self, name) for name in own}
+
+    def history(self) -> list[dict[str, float]]:
+        return self._history
+
+    def _fit(self, batches: Batches, progress: Progress) -> None:
+        *_, last = fold_slices(len(batches), 5)
+        left_out = torch.arange(len(batches))[last]
+        seen = torch.arange(last.start)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = nets.UNet(base=self.base)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = self._train(network.to(device), batches, seen, left_out, device, progress).cpu().eval()
+        for value in self._network.state_dict().values():
+            value.copy_(value.half())  # as they will be stored: a loaded model gives the very same scores
+        self._calibrate(batches, left_out)
+
+    def _train(
+        self, network: nn.Module, batches: Batches, seen: Tensor, left_out: Tensor, device, progress: Progress
+    ) -> nn.Module:
+        """Adam with warm-up and cosine; returns the moving average of the weights at its best left-out loss."""
+        network.to(memory_format=torch.channels_last)
+        average = torch.optim.swa_utils.AveragedModel(
+            network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.98), use_buffers=True
+        )
+        optimiser = torch.optim.Adam(network.parameters(), lr=self.rate)
+        generator = torch.Generator().manual_seed(self.seed)
+        exam = self._pairs(batches, left_out[: 3 * self.batch].repeat(2), torch.Generator().manual_seed(self.seed + 1))
+        best, best_loss, waited = None, float("inf"), 0
+        self._history, started, total = [], time.monotonic(), self.epochs * EPOCH
+        for epoch in range(self.epochs):
+            network.train()
+            running = 0.0
+            for step in range(epoch * EPOCH, (epoch + 1) * EPOCH):
+                spent = (time.monotonic() - started) / (60 * self.minutes) if self.minutes else 0.0
+                fraction = max(step / total, min(1.0, spent))
+                for group in optimiser.param_groups:
+                    group["lr"] = self.rate * min(1, (step + 1) / 40) * (0.02 + 0.98 * (1 - fraction) ** 0.9)
+                picks = seen[torch.randint(len(seen), (self.batch,), generator=generator)]
+                loss = _loss(network, *(t.to(device) for t in self._pairs(batches, picks, generator)))
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimiser.step()
+                average.update_parameters(network)
+                running += loss.item() / EPOCH
+                progress("train", step + 1, total)
+            held = self._examine(average, exam, device)
+            self._history.append(
+                {"epoch": epoch + 1, "train_loss": running, "held_out_loss": held, "rate": group["lr"]}
+            )
+            if held < best_loss:
+                best, best_loss, waited = copy.deepcopy(average.module), held, 0
+            else:
+                waited += 1
+            if waited >= self.patience or fraction >= 1:
+                break
+        return best
+
+    def _pairs(self, batches: Batches, picks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Damaged images, the good ones, and the masks of the damage."""
+        good = _vary(batches.take(picks), generator)
+        damaged, masks = corrupt(good, generator)
+        return damaged, good, masks
+
+    def _examine(self, network: nn.Module, exam: tuple[Tensor, Tensor, Tensor], device) -> float:
+        network.eval()
+        with torch.inference_mode():
+            parts = [
+                _loss(network, *(t[i : i + self.batch].to(device) for t in exam)).item()
+                for i in range(0, len(exam[0]), self.batch)
+            ]
+        return sum(parts) / len(parts)
+
+    def _calibrate(self, batches: Batches, left_out: Tensor) -> None:
+        """Typical error and its spread at each place, then of the whole image, from good images left out."""
+        with torch.inference_mode():
+            errors = torch.cat([self._errors(batches.take([i]))[0] for i in left_out.tolist()])  # (N, 2, h, w)
+            typical, spread = errors.mean(0), errors.std(0)
+            window = max(3, self.image_size // 16) | 1  # few images: neighbours help to estimate a place
+            self._typical = _blur(typical[None], window)[0]
+            # The floor keeps a place that happened to be quiet in few images from making every change an alarm.
+            everywhere = errors.flatten(2).std((0, 2))[:, None, None]
+            self._spread = (_blur(spread[None].square(), window)[0] + everywhere.square()).sqrt().clamp_min(1e-6)
+            tops = topk_mean(self._normalised(errors))
+        self._centre, self._width = tops.mean(), tops.std().clamp_min(0.05 * tops.mean().abs() + 1e-6)
+
+    def _errors(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Smoothed errors (B, 2, h, w) at half size: of the repaired pixels, and the damage seen; and the repair."""
+        repaired, logits = self._network(batch.contiguous(memory_format=torch.channels_last))
+        change = (repaired - batch).abs().mean(1, keepdim=True)
+        errors = torch.cat((change, logits.sigmoid()), 1)
+        window = max(3, SMOOTH * self.image_size // 256) | 1
+        return F.avg_pool2d(_blur(errors, window), 2), repaired
+
+    def _normalised(self, errors: Tensor) -> Tensor:
+        """(B, 2, h, w) -> (B, h, w): both errors in deviations at their place, averaged."""
+        return ((errors - self._typical) / self._spread).mean(1)
+
+    def _score(self, batch: Tensor) -> BatchScores:
+        errors, repaired = self._errors(batch)
+        normalised = self._normalised(errors)
+        return BatchScores(
+            scores=deviations(topk_mean(normalised), self._centre, self._width),
+            maps=deviations(normalised, self._centre, self._width),
+            reconstructions=repaired,
+        )
+
+    def _state(self) -> dict[str, Tensor]:
+        network = {
+            f"network.{k}": v.half() if v.is_floating_point() else v for k, v in self._network.state_dict().items()
+        }
+        return network | {
+            "typical": self._typical,
+            "spread": self._spread,
+            "image": torch.stack((self._centre, self._width)),
+        }
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self._network = nets.UNet(base=self.base).eval()
+        weights = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
+        self._network.load_state_dict(weights)
+        self._typical, self._spread = state["typical"], state["spread"]
+        self._centre, self._width = state["image"]
+        self._history = []
+
+
+def ssim(a: Tensor, b: Tensor, *, window: int = 11) -> Tensor:
+    """Structural similarity map (Wang et al., IEEE Trans. Image Processing 2004), (B, C, H, W) in [-1, 1].
+
+    Args:
+        a, b: (B, C, H, W) float in [0, 1]; a flat window of `window` pixels replaces the Gaussian one.
+    """
+    mean_a, mean_b = _blur(a, window), _blur(b, window)
+    var_a = _blur(a * a, window) - mean_a**2
+    var_b = _blur(b * b, window) - mean_b**2
+    covariance = _blur(a * b, window) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return numerator / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+
+
+def _loss(network: nn.Module, damaged: Tensor, good: Tensor, masks: Tensor) -> Tensor:
+    """MSE + SSIM of the repair, and cross-entropy of the damage map; damaged pixels weigh as much as all others."""
+    with torch.autocast(damaged.device.type, torch.bfloat16):
+        repaired, logits = network(damaged.contiguous(memory_format=torch.channels_last))
+    repaired, logits = repaired.float(), logits.float()
+    share = masks.mean().clamp(0.002, 0.5)
+    weight = 1 + masks * (0.5 / share)
+    repair = ((repaired - good).square() * weight).mean() * 10
+    structure = (1 - ssim(repaired, good)).mean()
+    damage = F.binary_cross_entropy_with_logits(logits, masks, weight=1 + masks * (0.2 / share).clamp(max=20))
+    return repair + structure + damage
+
+
+def _vary(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Harmless variation, so that light and a pixel's shift do not count as damage: (B, 3, S, S) -> the same."""
+    n = len(images)
+    light = 1 + 0.2 * (torch.rand(n, 1, 1, 1, generator=generator) - 0.5)
+    lift = 0.08 * (torch.rand(n, 1, 1, 1, generator=generator) - 0.5)
+    shifts = torch.randint(-4, 5, (n, 2), generator=generator).tolist()
+    padded = F.pad(images, (4, 4, 4, 4), mode="reflect")
+    size = images.shape[-1]
+    moved = torch.stack([p[:, 4 + y : 4 + y + size, 4 + x : 4 + x + size] for p, (y, x) in zip(padded, shifts)])
+    return (moved * light + lift).clamp(0, 1)
+
+
+def _blur(x: Tensor, window: int) -> Tensor:
+    return F.avg_pool2d(x, window, 1, window // 2, count_include_pad=False)

@@ -1,0 +1,209 @@
+"""Load a trained category once, score a photo, decide, and say where."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from anomaly import runs
+from anomaly.detectors.base import MANIFEST, Detector
+from anomaly.errors import UsageError
+from anomaly.images import read_image, resize_map, shrink, stretch
+from anomaly.regions import Region, find_regions
+from anomaly.thresholds import OperatingPoint, Thresholds, decide
+
+PREVIEW = 1024  # longest side in pixels of what is kept of a photo: bounds memory, whatever the camera
+LOADED = 12  # detectors held in memory; the one unused for longest goes first
+MIN_AREA = 9  # pixels of the preview: less is a speck of the map, not a region
+
+
+@dataclass(frozen=True)
+class CategoryInfo:
+    """What the page shows of a category before a photo is given."""
+
+    name: str
+    title: str
+    kind: str
+    examples: tuple[Path, ...]
+    detectors: tuple[str, ...]
+    active: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One judged photo.
+
+    Attributes:
+        score, threshold, review_threshold, pixel_threshold: in the unit of the detector.
+        default_threshold: the stored limit, whatever `redecide` made of it.
+        regions: connected areas of the map at or over `pixel_threshold`, in pixels of the original.
+        width, height: of the original in pixels.
+        preview: (h, w, 3) uint8 RGB, no side over 1024; map: (h, w) float32; reconstruction: like preview, or None.
+    """
+
+    path: str
+    category: str
+    detector: str
+    score: float
+    threshold: float
+    review_threshold: float
+    pixel_threshold: float
+    default_threshold: float
+    verdict: str
+    regions: tuple[Region, ...]
+    milliseconds: float
+    width: int
+    height: int
+    preview: np.ndarray
+    map: np.ndarray
+    reconstruction: np.ndarray | None
+
+    @property
+    def level(self) -> float:
+        return self.score / self.threshold
+
+    def to_json(self) -> dict:
+        """One line of `python -m anomaly inspect --json`."""
+        return {
+            "path": self.path,
+            "category": self.category,
+            "detector": self.detector,
+            "score": self.score,
+            "threshold": self.threshold,
+            "review_threshold": self.review_threshold,
+            "level": self.level,
+            "verdict": self.verdict,
+            "regions": [region.to_json() for region in self.regions],
+            "defect_type": None,
+            "product": None,
+            "milliseconds": round(self.milliseconds, 3),
+            "error": None,
+        }
+
+
+def redecide(inspection: Inspection, threshold: float) -> Inspection:
+    """The same photo under another limit, from the stored score and map; review and pixel limits move in proportion.
+
+    Raises:
+        UsageError: a limit that is not a positive number.
+    """
+    if not (np.isfinite(threshold) and threshold > 0):
+        raise UsageError(f"The threshold is {threshold}, a positive number was expected", "Use the stored one")
+    ratio = threshold / inspection.threshold
+    return _decided(
+        replace(
+            inspection,
+            threshold=threshold,
+            review_threshold=inspection.review_threshold * ratio,
+            pixel_threshold=inspection.pixel_threshold * ratio,
+        )
+    )
+
+
+class Inspector:
+    """Judges photos by the runs of one folder; shared by all sessions and threads.
+
+    Args:
+        runs: folder of trained categories; thresholds: threshold.json. Both may change while the object lives.
+    """
+
+    def __init__(self, *, runs: Path, thresholds: Path):
+        self._root = Path(runs)
+        self._book = Path(thresholds)
+        self._loaded: OrderedDict[tuple, Detector] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def categories(self) -> list[CategoryInfo]:
+        """Every category that has a run, by name. Raises ThresholdError when threshold.json cannot be read."""
+        book = Thresholds.load(self._book)
+        found = []
+        for name, detectors in runs.names(self._root).items():
+            about = runs.describe(self._root, name)
+            active = book.active(name)
+            found.append(
+                CategoryInfo(
+                    name=name,
+                    title=about["title"],
+                    kind=about["kind"],
+                    examples=runs.examples(self._root, name),
+                    detectors=detectors,
+                    active=active if active in detectors else detectors[0],
+                )
+            )
+        return found
+
+    def inspect(
+        self, path: str | Path, *, category: str, detector: str | None = None, threshold: float | None = None
+    ) -> Inspection:
+        """Score a photo and decide by the stored operating point.
+
+        Args:
+            detector: None takes the category's active one.
+            threshold: decides by another limit than the stored one, which must exist all the same.
+        Raises:
+            ImageError: the file is no readable photo; UnknownName: no such category or detector;
+            BrokenRun: the run is damaged; MissingThreshold, StaleThreshold: it has no limit of its own.
+        """
+        model, point, detector = self._ready(category, detector)
+        began = time.perf_counter()
+        image = read_image(path)
+        with self._lock:  # one forward pass at a time: more would share the same cores and multiply memory
+            result = model.score(image)
+        preview = shrink(image, PREVIEW)
+        shape = preview.shape[:2]
+        made = result.reconstruction
+        found = Inspection(
+            path=str(path),
+            category=category,
+            detector=detector,
+            score=result.score,
+            threshold=point.fail,
+            review_threshold=point.review,
+            pixel_threshold=point.pixel,
+            default_threshold=point.fail,
+            verdict="",
+            regions=(),
+            milliseconds=0.0,
+            width=image.shape[1],
+            height=image.shape[0],
+            preview=preview,
+            map=resize_map(result.map, shape),
+            reconstruction=None if made is None else stretch(made, shape),
+        )
+        found = replace(_decided(found), milliseconds=1000 * (time.perf_counter() - began))
+        return found if threshold is None else redecide(found, threshold)
+
+    def _ready(self, category: str, detector: str | None) -> tuple[Detector, OperatingPoint, str]:
+        """Detector and operating point, checked to belong together."""
+        book = Thresholds.load(self._book)
+        if detector is None:
+            detector = book.active(category) or next(iter(runs.names(self._root).get(category, ())), "")
+        run = runs.open_run(self._root, category, detector)
+        point = book.get(category, detector, weights_sha256=run.weights_sha256)
+        stamp = (run.folder / MANIFEST).stat().st_mtime_ns  # a run that was trained anew is read anew
+        key = (category, detector, stamp)
+        with self._lock:
+            if key not in self._loaded:
+                self._loaded[key] = run.load_detector()
+            self._loaded.move_to_end(key)
+            while len(self._loaded) > LOADED:
+                self._loaded.popitem(last=False)
+            return self._loaded[key], point, detector
+
+
+def _decided(inspection: Inspection) -> Inspection:
+    height, width = inspection.map.shape
+    scale = (inspection.width / width, inspection.height / height)
+    regions = find_regions(
+        inspection.map,
+        inspection.pixel_threshold,
+        min_area=max(1, round(MIN_AREA * scale[0] * scale[1])),
+        scale=scale,
+    )
+    verdict = decide(inspection.score, threshold=inspection.threshold, review=inspection.review_threshold)
+    return replace(inspection, verdict=verdict, regions=tuple(regions))

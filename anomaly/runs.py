@@ -1,0 +1,206 @@
+"""What was trained, on disk: runs/<category>/<detector>/, written whole or not at all, checked by digest when read."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import platform
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from anomaly import __version__, detectors
+from anomaly.detectors.base import MANIFEST, SCHEMA, WEIGHTS, Detector
+from anomaly.errors import BrokenRun, UnknownName, UsageError
+from anomaly.images import list_images
+
+CALIBRATION, METRICS, HISTORY, CATEGORY, EXAMPLES = (
+    "calibration.json",
+    "metrics.json",
+    "history.csv",
+    "category.json",
+    "examples",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained detector of one category, as its files say; weights are read by `load_detector`.
+
+    Attributes:
+        manifest: arguments, seed, versions, data fingerprint, split lists, digests.
+        calibration: {"good": [{"file", "score", "peak"}], "defect": [...]}: scores of images that were held out.
+        metrics: {name: {"value", "low", "high", "n"}}, empty before an evaluation.
+    """
+
+    folder: Path
+    category: str
+    detector: str
+    manifest: dict
+    calibration: dict
+    metrics: dict
+
+    @property
+    def weights_sha256(self) -> str:
+        return self.manifest["files"][WEIGHTS]
+
+    def load_detector(self) -> Detector:
+        """Read the weights. Raises BrokenRun when any file is not the one that the manifest names."""
+        for name, digest in self.manifest["files"].items():
+            path = self.folder / name
+            if not path.is_file() or digest_of(path) != digest:
+                found = "is missing" if not path.is_file() else "was changed"
+                raise BrokenRun(f"{path} {found} since the run was saved", _retrain(self.category, self.detector))
+        return detectors.get(self.detector).load(self.folder)
+
+
+def save(root: Path, category: str, detector: Detector, *, origin: dict, calibration: dict, metrics: dict) -> Run:
+    """Write a run; an older one of the same category and detector is replaced once the new one is complete.
+
+    Args:
+        origin: for the manifest: data fingerprint, split lists, what else tells where the run comes from.
+    """
+    check_name(category)
+    with _replacing(root / category / detector.name) as part:
+        detector.save(part)
+        _write_json(part / CALIBRATION, calibration)
+        _write_json(part / METRICS, metrics)
+        if detector.history():
+            with (part / HISTORY).open("w", newline="") as stream:
+                writer = csv.DictWriter(stream, detector.history()[0].keys(), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(detector.history())
+        about = json.loads((part / MANIFEST).read_text())
+        versions = {"anomaly": __version__, "python": platform.python_version(), "torch": torch.__version__}
+        made = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        _seal(part, about | {"category": category, "made": made, "versions": versions, **origin})
+    return open_run(root, category, detector.name)
+
+
+def update(run: Run, *, calibration: dict | None = None, metrics: dict | None = None) -> Run:
+    """The same weights with another calibration or other metrics, written whole or not at all."""
+    with _replacing(run.folder) as part:
+        shutil.copytree(run.folder, part)
+        if calibration is not None:
+            _write_json(part / CALIBRATION, calibration)
+        if metrics is not None:
+            _write_json(part / METRICS, metrics)
+        _seal(part, run.manifest)
+    return open_run(run.folder.parent.parent, run.category, run.detector)
+
+
+def open_run(root: Path, category: str, detector: str) -> Run:
+    """Read a run's JSON files.
+
+    Raises:
+        UnknownName: no such category, or the category has no such detector.
+        BrokenRun: half-written, damaged, or of another schema.
+    """
+    found = names(root)
+    if category not in found:
+        raise UnknownName(
+            f"There is no category '{category}' in {root}",
+            f"Choose one of: {', '.join(found)}" if found else "Train one with `python -m anomaly train`",
+        )
+    if detector not in found[category]:
+        raise UnknownName(
+            f"Category '{category}' has no detector '{detector}'", f"Choose one of: {', '.join(found[category])}"
+        )
+    folder = root / category / detector
+    parts = {name: _read_json(folder / name, category, detector) for name in (MANIFEST, CALIBRATION, METRICS)}
+    manifest = parts[MANIFEST]
+    if manifest.get("schema") != SCHEMA or WEIGHTS not in manifest.get("files", {}):
+        problem = f"{folder / MANIFEST} is of schema {manifest.get('schema')} or lists no weights"
+        raise BrokenRun(f"{problem}, schema {SCHEMA} was expected", _retrain(category, detector))
+    return Run(folder, category, detector, manifest, parts[CALIBRATION], parts[METRICS])
+
+
+def names(root: Path) -> dict[str, tuple[str, ...]]:
+    """{category: its detectors} of every folder that holds a manifest, in alphabetical order."""
+    found = {}
+    for folder in sorted(Path(root).iterdir()) if Path(root).is_dir() else []:
+        if folder.name.startswith((".", "_")) or not folder.is_dir():
+            continue
+        inner = tuple(d.name for d in sorted(folder.iterdir()) if d.name in detectors.names() and d.is_dir())
+        if inner:
+            found[folder.name] = inner
+    return found
+
+
+def describe(root: Path, category: str) -> dict:
+    """category.json; a title is made from the name where there is none."""
+    path = root / category / CATEGORY
+    about = json.loads(path.read_text()) if path.is_file() else {}
+    return {"title": category.replace("_", " ").capitalize(), "kind": "object"} | about
+
+
+def write_description(root: Path, category: str, about: dict) -> None:
+    """Write category.json: title, kind of image, region of interest, licence of the data."""
+    folder = root / check_name(category)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / CATEGORY, about)
+
+
+def examples(root: Path, category: str) -> tuple[Path, ...]:
+    """Pictures to try, if the category has any."""
+    folder = root / category / EXAMPLES
+    return tuple(list_images(folder)) if folder.is_dir() else ()
+
+
+def digest_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_name(category: str) -> str:
+    """A category names a folder: letters, digits, '_' and '-' alone. Raises UsageError."""
+    if not category.replace("_", "").replace("-", "").isalnum() or category.startswith(("_", "-")):
+        raise UsageError(f"'{category}' cannot name a category", "Use letters, digits, '_' and '-'")
+    return category
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A hidden sibling to write into, which takes the target's place if all went well and vanishes if not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part, old = (target.with_name(f".{target.name}.{uuid.uuid4().hex}.{end}") for end in ("part", "old"))
+    try:
+        yield part
+        if target.exists():
+            target.rename(old)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _seal(folder: Path, manifest: dict) -> None:
+    """Write the manifest last, with the digest of every other file."""
+    files = {p.name: digest_of(p) for p in sorted(folder.iterdir()) if p.name != MANIFEST}
+    _write_json(folder / MANIFEST, manifest | {"files": files})
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path, category: str, detector: str) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+        raise BrokenRun(f"{path} {what}, so the run is incomplete", _retrain(category, detector)) from error
+    if not isinstance(content, dict):
+        raise BrokenRun(f"{path} holds no JSON object", _retrain(category, detector))
+    return content
+
+
+def _retrain(category: str, detector: str) -> str:
+    return f"Restore it, or run `python -m anomaly train --category {category} --detector {detector} --data DIR`"

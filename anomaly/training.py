@@ -1,0 +1,220 @@
+"""From a folder of photos to a run that judges: split, fit, calibrate on held-out images, evaluate, save."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from anomaly import dataset, evaluation, runs, thresholds
+from anomaly.detectors.base import Detector
+from anomaly.errors import DatasetError, TooFewImages, UsageError
+from anomaly.thresholds import OperatingPoint, Thresholds
+
+HELD_OUT = 0.25  # of the good images: they learn nothing, they set the threshold
+FEW = 30  # good images under which the person is warned
+DEFAULT_TARGET = 0.02
+NEEDS_DEFECTS = ("f1", "accuracy", "cost")
+
+Progress = Callable[[str, int, int], None]  # stage, done, of how many
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished training: the run, its operating point, figures on the test images (None without any), warnings."""
+
+    run: runs.Run
+    point: OperatingPoint
+    figures: dict | None
+    warnings: tuple[str, ...]
+
+
+def train(
+    data: Path,
+    category: str,
+    detector: Detector,
+    *,
+    root: Path,
+    book: Path,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Fit a detector on the good images of a category and store run and threshold.
+
+    A quarter of the good images, whole groups of neighbouring file numbers, is held out and sets the threshold by the
+    rule `false-alarms`: at most 2%, or the least that so few images can promise.
+
+    Args:
+        data: folder of categories, or the category's own folder.
+        root: runs folder; book: threshold.json.
+    Raises:
+        DatasetError, TooFewImages: no or too few good images; ImageError: one of them is unreadable.
+    """
+    runs.check_name(category)
+    Thresholds.load(book)  # a damaged book must be known before an hour of training, not after
+    good = dataset.good_images(data, category)
+    held_out = max(2, round(HELD_OUT * len(good)))
+    if len(good) - held_out < detector.least:
+        raise TooFewImages(
+            f"{len(good)} good images of '{category}' were found; {detector.name} needs at least {detector.least} to "
+            f"learn from and {held_out} to set its threshold",
+            "Add good images",
+        )
+    split = dataset.split_good(good, held_out=HELD_OUT, seed=detector.seed)
+    detector.fit(dataset.LazyImages(split.train), progress=progress)
+    folder = dataset.category_folder(data, category)
+    judged = evaluation.judge(detector, [dataset.Sample(p, dataset.GOOD, None) for p in split.held_out])
+    calibration = {"good": _entries(judged, folder), "defect": []}
+    origin = {
+        "data": {"layout_root": folder.name, "sha256": dataset.fingerprint(good), "good_images": len(good)},
+        "split": {name: [_relative(p, folder) for p in getattr(split, name)] for name in ("train", "held_out")},
+    }
+    run = runs.save(root, category, detector, origin=origin, calibration=calibration, metrics={})
+    if not (root / category / runs.CATEGORY).is_file():
+        runs.write_description(root, category, runs.describe(root, category))
+    target = max(DEFAULT_TARGET, thresholds.strongest_target(len(split.held_out)))
+    point = _operate(run, "false-alarms", target, book, why="set by training")
+    samples = dataset.test_samples(data, category)
+    figures = _report(detector, samples, point, progress) if samples else None
+    run = runs.update(run, metrics=figures) if figures else run
+    return Outcome(run, point, figures, _warnings(good, target))
+
+
+def calibrate(
+    category: str,
+    detector: str,
+    *,
+    rule: str,
+    root: Path,
+    book: Path,
+    target: float | None = None,
+    data: Path | None = None,
+    costs: tuple[float, float] = (1.0, 10.0),
+    why: str = "",
+) -> OperatingPoint:
+    """Choose a new threshold for a trained run and store it.
+
+    Rules on good images alone work from the stored held-out scores. `f1`, `accuracy` and `cost` also need labelled
+    defects: half of the test images in `data` are then scored and remembered; `evaluate` leaves them out ever after.
+
+    Raises:
+        UsageError: a rule that needs defects, without `data` and without defects from an earlier calibration.
+    """
+    run = runs.open_run(root, category, detector)
+    if rule in NEEDS_DEFECTS and not run.calibration["defect"] and data is None:
+        problem = f"The rule {rule} needs labelled defects, and none are stored for {category} / {detector}"
+        raise UsageError(problem, "Give a folder with test images by --data DIR, or use --rule false-alarms")
+    if rule in NEEDS_DEFECTS and data is not None:
+        samples, _ = dataset.split_labelled(
+            dataset.test_samples(data, category), seed=run.manifest["arguments"]["seed"]
+        )
+        if not any(sample.label for sample in samples):
+            problem = f"{data} holds no test images of defects for '{category}'"
+            raise DatasetError(problem, "Add test/<defect type>, or use --rule false-alarms")
+        judged = evaluation.judge(run.load_detector(), samples)
+        entries = _entries(judged, dataset.category_folder(data, category))
+        held_out = [entry for entry in run.calibration["good"] if not entry["file"].startswith("test/")]
+        found = {
+            "good": held_out + [e for e, s in zip(entries, samples) if not s.label],
+            "defect": [e for e, s in zip(entries, samples) if s.label],
+        }
+        run = runs.update(run, calibration=found)
+    return _operate(run, rule, target, book, costs=costs, why=why or f"calibrate --rule {rule}")
+
+
+def evaluate(
+    data: Path, category: str, detector: str, *, root: Path, book: Path, progress: Progress | None = None
+) -> dict:
+    """Figures of a stored run on the test images of `data`, without those that chose its threshold.
+
+    Raises:
+        MissingThreshold, StaleThreshold: the run has no operating point of its own.
+        DatasetError: no test images, or none are left.
+    """
+    run = runs.open_run(root, category, detector)
+    point = Thresholds.load(book).get(category, detector, weights_sha256=run.weights_sha256)
+    folder = dataset.category_folder(data, category)
+    used = {entry["file"] for kind in ("good", "defect") for entry in run.calibration[kind]}
+    samples = [s for s in dataset.test_samples(data, category) if _relative(s.path, folder) not in used]
+    if not samples:
+        problem = f"There are no test images of '{category}' in {folder} besides those that chose the threshold"
+        raise DatasetError(problem, "Add test/good and test/<defect type>")
+    return _report(run.load_detector(), samples, point, progress)
+
+
+def operating_point(run: runs.Run, choice: thresholds.Choice, *, why: str) -> OperatingPoint:
+    """A choice of threshold, signed, with the pixel limit that belongs to it.
+
+    The pixel limit lies as far over the peaks of good maps as the threshold lies over good scores.
+    """
+    scores = np.sort([entry["score"] for entry in run.calibration["good"]])
+    peaks = np.sort([entry["peak"] for entry in run.calibration["good"]])
+    k = max(1, int(np.searchsorted(scores, choice.threshold, "left")))
+    fail = max(float(choice.threshold), 1e-6)
+    return OperatingPoint(
+        fail=fail,
+        review=fail,
+        pixel=float(peaks[k - 1] * fail / scores[k - 1]),
+        rule=choice.rule,
+        target=choice.target,
+        promise=choice.promise,
+        n_good=choice.n_good,
+        n_defect=choice.n_defect,
+        weights_sha256=run.weights_sha256,
+        set_by=_user(),
+        set_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        why=why,
+    )
+
+
+def _operate(
+    run: runs.Run,
+    rule: str,
+    target: float | None,
+    book: Path,
+    *,
+    costs: tuple[float, float] = (1.0, 10.0),
+    why: str,
+) -> OperatingPoint:
+    good, defect = ([entry["score"] for entry in run.calibration[kind]] for kind in ("good", "defect"))
+    choice = thresholds.choose(rule, good, defect, target=target, false_alarm_cost=costs[0], escape_cost=costs[1])
+    point = operating_point(run, choice, why=why)
+    Thresholds.load(book).with_point(run.category, run.detector, point).save(book)
+    return point
+
+
+def _report(
+    detector: Detector, samples: Sequence[dataset.Sample], point: OperatingPoint, progress: Progress | None
+) -> dict:
+    judged = evaluation.judge(detector, samples, progress=progress)
+    return evaluation.measure(judged, threshold=point.fail, pixel=point.pixel)
+
+
+def _entries(judged: evaluation.Judged, folder: Path) -> list[dict]:
+    return [
+        {"file": _relative(sample.path, folder), "score": float(score), "peak": float(peak)}
+        for sample, score, peak in zip(judged.samples, judged.scores, judged.peaks)
+    ]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _warnings(good: Sequence[Path], target: float) -> tuple[str, ...]:
+    found = []
+    if len(good) < FEW:
+        found.append(f"Only {len(good)} good images: scores will be rough, {FEW} or more are advised")
+    if target > DEFAULT_TARGET:
+        found.append(f"So few held-out images support no promise under {100 * target:.1f}% false alarms")
+    return tuple(found)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under an id without a name
+        return "unknown"
