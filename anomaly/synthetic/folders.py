@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from anomaly.errors import UsageError
+from anomaly.images import write_image
 from anomaly.synthetic.rendering import check_request, product, render_defect, render_good
 
 FIRST_TEST_INDEX = 1_000_000  # good parts of the test are numbered from here, so none of them is a training part
@@ -59,3 +60,16 @@ def write_product(
         written(mask.astype(np.uint8) * 255, "ground_truth", defect, f"{index:03d}_mask.png")
         advance()
     return folder
+
+
+def write_examples(folder: Path, name: str, *, size: int = 256, seed: int = 1000) -> None:
+    """Write two good parts and one of each defect type as <folder>/<kind>_<number>.jpg, to try a detector on.
+
+    The default seed differs from that of `write_product`: no example is a training or test image.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(2):
+        write_image(folder / f"good_{index:03d}.jpg", render_good(name, seed=seed, index=index, size=size))
+    for defect in product(name).defects:
+        image, _ = render_defect(name, defect, seed=seed, index=0, size=size)
+        write_image(folder / f"{defect}_000.jpg", image)

@@ -1,0 +1,131 @@
+"""What would teach an autoencoder nonsense: defects that nobody can see, masks that lie, damage that repeats."""
+
+import pytest
+import torch
+from conftest import plate
+
+from anomaly import corrupt as module
+from anomaly.corrupt import VISIBLE, blob_mask, corrupt, perlin
+
+PAINTERS = ("_texture_blend", "_cut_paste", "_scratch", "_blot", "_smear", "_warp")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def good():
+    """(12, 3, 64, 64) float in [0, 1]."""
+    return torch.stack([torch.from_numpy(plate(i)).permute(2, 0, 1) for i in range(12)]).float() / 255
+
+
+def test_the_same_generator_gives_the_same_damage_and_another_gives_another(good):
+    first, second, other = (corrupt(good, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_the_global_generator_is_neither_used_nor_moved(good):
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state().clone()
+    first = corrupt(good, generator())[0]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(corrupt(good, generator())[0], first)
+
+
+def test_the_good_images_are_left_as_they_are(good):
+    before = good.clone()
+    corrupt(good, generator(), share=1.0)
+    assert torch.equal(good, before)
+
+
+def test_shapes_ranges_and_types(good):
+    images, masks = corrupt(good, generator(), share=1.0)
+    assert (images.shape, images.dtype) == (good.shape, good.dtype)
+    assert (masks.shape, masks.dtype) == ((12, 1, 64, 64), good.dtype)
+    assert images.min() >= 0 and images.max() <= 1
+    assert set(masks.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("level", [None, 0.0, 1.0], ids=["plates", "black", "white"])
+def test_the_mask_is_where_the_picture_visibly_changed(good, level):
+    """Also where the damage runs into black or white: the network never sees what was clipped away."""
+    before = good if level is None else torch.full_like(good, level)
+    for seed in range(4):
+        images, masks = corrupt(before, generator(seed), share=1.0)
+        assert torch.equal(masks > 0, (images - before).abs().amax(1, keepdim=True) > VISIBLE)
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (1.0, 170, 240), (0.5, 80, 140)])
+def test_share_says_how_many_are_damaged(good, share, low, high):
+    images = good.repeat(20, 1, 1, 1)  # 240 images
+    damaged, _ = corrupt(images, generator(), share=share)
+    changed = int((damaged != images).flatten(1).any(1).sum())
+    assert low <= changed <= high
+
+
+@pytest.mark.parametrize("painter", PAINTERS)
+def test_each_kind_of_defect_is_local_and_mostly_visible(good, painter):
+    paint, source = getattr(module, painter), generator(5)
+    shares = []
+    for _ in range(30):
+        changed = (paint(good[0], good, source).clamp(0, 1) - good[0]).abs().amax(0) > VISIBLE
+        shares.append(changed.float().mean().item())
+    visible = [share for share in shares if share > 0]
+    assert len(visible) >= 10, f"{painter} paints nothing"
+    assert max(shares) < 0.35, f"{painter} repaints the whole part"
+    assert torch.isfinite(paint(good[0], good, source)).all()
+
+
+def test_the_list_above_names_every_painter():
+    found = {name for name, value in vars(module).items() if getattr(value, "__annotations__", {}).get("others")}
+    assert found - {"_foreign_texture"} == set(PAINTERS)
+
+
+def test_all_kinds_are_used(good, monkeypatch):
+    used = set()
+    for name in PAINTERS:
+        original = getattr(module, name)
+
+        def noted(*arguments, _name=name, _original=original):
+            used.add(_name)
+            return _original(*arguments)
+
+        monkeypatch.setattr(module, name, noted)
+    corrupt(good.repeat(8, 1, 1, 1), generator(), share=1.0)
+    assert used == set(PAINTERS)
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (96, 64), (160, 160), (72, 72)])
+def test_other_sizes_work(shape):
+    images = torch.rand(8, 3, *shape, generator=generator())
+    for seed in range(5):
+        damaged, masks = corrupt(images, generator(seed), share=1.0)
+        assert damaged.shape == images.shape and masks.shape == (8, 1, *shape)
+        assert torch.isfinite(damaged).all()
+
+
+def test_perlin_has_unit_range_and_finer_cells_give_finer_noise():
+    coarse, fine = (perlin(64, 64, (cells, cells), generator()) for cells in (2, 16))
+    for noise in (coarse, fine):
+        assert noise.shape == (64, 64)
+        assert -1.01 <= noise.min() < -0.2 and 0.2 < noise.max() <= 1.01
+    assert fine.diff(dim=0).abs().mean() > 3 * coarse.diff(dim=0).abs().mean()
+
+
+def test_perlin_is_zero_on_its_lattice():
+    noise = perlin(64, 64, (4, 4), generator())
+    assert noise[::16, ::16].abs().max().item() == pytest.approx(0, abs=1e-6)
+
+
+def test_blobs_are_local_of_many_sizes_and_everywhere():
+    source = generator()
+    masks = torch.stack([blob_mask(64, 64, source) for _ in range(60)])
+    assert masks.min() >= 0 and masks.max() <= 1
+    areas = masks.mean((1, 2))
+    assert areas.max() < 0.25
+    assert areas.max() > 10 * areas[areas > 0].median() / 5
+    seen = (masks > 0).float().amax(0)
+    assert seen.mean() > 0.5, "blobs fall on a part of the image only"

@@ -1,0 +1,357 @@
+"""The contract of a detector, held over every file in the folder, and what each detector promises beyond it."""
+
+import copy
+import functools
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, painted, plate
+
+from anomaly import backbones, detectors
+from anomaly.detectors import base, unet
+from anomaly.errors import BrokenRun, NotFitted, TooFewImages, UnknownName, UsageError
+
+GOOD = [plate(i) for i in range(24)]
+UNSEEN = [plate(100 + i) for i in range(8)]
+PAINTED = [painted(100 + i) for i in range(8)]
+
+
+@pytest.fixture(scope="module", params=detectors.names())
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def fitted(name):
+    """One small detector of each kind, which tests leave as it is.
+
+    It is trained long enough to see anything at all: 160 steps of a network do, on plates as plain as these.
+    """
+    return detectors.create(name, **SMALL | {"epochs": 4}, rate=5e-3).fit(GOOD)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Epochs of two steps, for tests of what training does and not of how well."""
+    monkeypatch.setattr(unet, "EPOCH", 2)
+
+
+def scores(detector, images=UNSEEN):
+    return [result.score for result in detector.score_batch(images)]
+
+
+# --- the contract
+
+
+def test_the_folder_is_the_registry(name):
+    assert {"mahalanobis", "unet"} <= set(detectors.names())
+    assert detectors.get(name).name == name
+    assert issubclass(detectors.get(name), base.Detector)
+
+
+def test_each_detector_names_its_paper(name):
+    text = sys.modules[detectors.get(name).__module__].__doc__
+    assert any(f"{year}" in text for year in range(1980, 2030)), "the module's docstring names no paper"
+
+
+def test_unknown_detector_lists_the_known_ones():
+    with pytest.raises(UnknownName, match="no detector 'magic'.*mahalanobis, unet"):
+        detectors.get("magic")
+
+
+def test_constructor_is_keyword_only_plain_and_idle(name):
+    detector = detectors.get(name)(image_size=96, seed=5)
+    assert json.loads(json.dumps(detector.arguments())) == detector.arguments()
+    assert (detector.arguments()["image_size"], detector.arguments()["seed"]) == (96, 5)
+    with pytest.raises(TypeError):
+        detectors.get(name)(96)
+    with pytest.raises(TypeError):
+        detectors.get(name)(image_sise=96)
+
+
+@pytest.mark.parametrize("size", [0, -32, 32, 100, 1056])
+def test_an_image_size_that_cannot_work_is_refused(name, size):
+    with pytest.raises(UsageError, match=f"image_size is {size}, expected a multiple of 32 in 64..1024. Use 256"):
+        detectors.get(name)(image_size=size)
+
+
+def test_unfitted_neither_scores_nor_saves(name, tmp_path):
+    fresh = detectors.create(name, **SMALL)
+    with pytest.raises(NotFitted, match="Call fit, or load"):
+        fresh.score(UNSEEN[0])
+    with pytest.raises(NotFitted, match="Call fit before save"):
+        fresh.save(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_images_are_refused_and_nothing_is_learned(name):
+    fresh = detectors.create(name, **SMALL)
+    for count in (0, 1, fresh.least - 1):
+        with pytest.raises(TooFewImages, match=f"given {count} good images, it needs at least {fresh.least}"):
+            fresh.fit(GOOD[:count])
+    with pytest.raises(NotFitted):
+        fresh.score(UNSEEN[0])
+
+
+def test_mahalanobis_refuses_fewer_than_8():
+    assert detectors.get("mahalanobis").least == 8
+
+
+@pytest.mark.parametrize("more", [0, 1, 3])
+def test_the_fewest_allowed_images_give_finite_scores(name, quick, more):
+    detector = detectors.create(name, **SMALL)
+    detector.fit(GOOD[: detector.least + more])
+    assert np.isfinite(scores(detector)).all()
+
+
+def test_identical_good_images_give_finite_scores(name, quick):
+    """A camera that hangs: no variance at all must not become a division by zero."""
+    detector = detectors.create(name, **SMALL).fit([GOOD[0]] * 10)
+    found = detector.score_batch([GOOD[0], PAINTED[0][0]])
+    assert all(np.isfinite(result.score) and np.isfinite(result.map).all() for result in found)
+
+
+def test_fit_returns_self_and_starts_afresh(name, quick):
+    once = detectors.create(name, **SMALL)
+    assert once.fit(GOOD) is once
+    twice = detectors.create(name, **SMALL).fit([255 - image for image in GOOD]).fit(GOOD)
+    assert scores(twice) == scores(once)
+
+
+def test_same_seed_same_scores_whatever_the_global_generators_did(name, quick):
+    first = scores(detectors.create(name, **SMALL, seed=4).fit(GOOD))
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert scores(detectors.create(name, **SMALL, seed=4).fit(GOOD)) == first
+
+
+def test_fit_and_score_leave_the_global_generator_alone(name, quick):
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state().clone()
+    detectors.create(name, **SMALL).fit(GOOD).score(UNSEEN[0])
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_scoring_changes_neither_the_state_nor_the_image(name, fitted):
+    before = copy.deepcopy(fitted._state())
+    images = [image.copy() for image in UNSEEN]
+    first = scores(fitted, images)
+    assert scores(fitted, images) == first
+    assert all(np.array_equal(a, b) for a, b in zip(images, UNSEEN))
+    after = fitted._state()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_batch_equals_one_by_one(name, fitted):
+    images = [UNSEEN[0], PAINTED[1][0], np.ascontiguousarray(UNSEEN[2][:40]), PAINTED[3][0]]
+    for one, many in zip(map(fitted.score, images), fitted.score_batch(images), strict=True):
+        assert many.score == pytest.approx(one.score, rel=1e-4, abs=1e-5)
+        assert many.map == pytest.approx(one.map, rel=1e-3, abs=1e-4)
+    assert fitted.score_batch([]) == []
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (30, 90), (200, 50), (1, 50), (50, 1), (1, 1)])
+def test_map_and_reconstruction_have_the_size_of_the_image(name, fitted, shape):
+    result = fitted.score(np.full((*shape, 3), 120, dtype=np.uint8))
+    assert (result.map.shape, result.map.dtype) == (shape, np.float32)
+    assert np.isfinite(result.map).all() and np.isfinite(result.score) and result.score >= 0
+    if result.reconstruction is not None:
+        assert (result.reconstruction.shape, result.reconstruction.dtype) == ((*shape, 3), np.uint8)
+
+
+def test_a_view_that_is_not_contiguous_scores_the_same(name, fitted):
+    assert fitted.score(UNSEEN[0][:, ::-1][:, ::-1]).score == fitted.score(UNSEEN[0]).score
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.zeros((64, 64, 3), dtype=np.float32), "float32"),
+        (np.zeros((64, 64), dtype=np.uint8), r"\(64, 64\)"),
+        (np.zeros((64, 64, 4), dtype=np.uint8), r"\(64, 64, 4\)"),
+        ([[0, 0, 0]], "list"),
+    ],
+)
+def test_what_is_no_rgb_image_is_refused(name, fitted, image, found):
+    with pytest.raises(UsageError, match=f"{found}.*expected .H, W, 3. uint8 RGB.*read_image"):
+        fitted.score(image)
+    with pytest.raises(UsageError):
+        detectors.create(name, **SMALL).fit([*GOOD[:10], image])
+
+
+def test_painted_parts_outscore_the_same_parts_unpainted(fitted):
+    bad = fitted.score_batch([image for image, _ in PAINTED])
+    assert all(a.score > b for a, b in zip(bad, scores(fitted), strict=True))
+    for result, (_, mask) in zip(bad, PAINTED):
+        assert result.map[mask].mean() > result.map[~mask].mean(), "the map does not point at the defect"
+
+
+def test_round_trip_keeps_the_values(name, fitted, tmp_path):
+    fitted.save(tmp_path)
+    loaded = detectors.get(name).load(tmp_path)
+    assert loaded is not fitted and loaded.arguments() == fitted.arguments()
+    images = [*UNSEEN, PAINTED[0][0]]
+    for new, old in zip(loaded.score_batch(images), fitted.score_batch(images), strict=True):
+        assert new.score == old.score
+        assert np.array_equal(new.map, old.map)
+        assert (new.reconstruction is None) == (old.reconstruction is None)
+        assert new.reconstruction is None or np.array_equal(new.reconstruction, old.reconstruction)
+
+
+def test_a_loaded_detector_can_be_saved_again(name, fitted, tmp_path):
+    fitted.save(tmp_path / "one")
+    detectors.get(name).load(tmp_path / "one").save(tmp_path / "two")
+    assert (tmp_path / "two" / base.WEIGHTS).read_bytes() == (tmp_path / "one" / base.WEIGHTS).read_bytes()
+
+
+def test_progress_counts_up_to_its_total(name, quick):
+    told = []
+    detectors.create(name, **SMALL).fit(GOOD[:10], progress=lambda *step: told.append(step))
+    assert ("read", 10, 10) in told
+    for stage in {stage for stage, _, _ in told}:
+        counts = [done for one, done, _ in told if one == stage]
+        assert counts == sorted(counts)
+        assert all(done <= total for _, done, total in told)
+
+
+def test_lazy_images_are_each_read_once(name, quick):
+    class Counting(list):
+        reads = 0
+
+        def __getitem__(self, index):
+            self.reads += 1
+            return super().__getitem__(index)
+
+    images = Counting(GOOD)
+    detectors.create(name, **SMALL).fit(images)
+    assert images.reads == len(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / base.WEIGHTS).unlink(), "FileNotFoundError"),
+        (lambda folder: (folder / base.MANIFEST).unlink(), "FileNotFoundError"),
+        (lambda folder: (folder / base.WEIGHTS).write_bytes((folder / base.WEIGHTS).read_bytes()[:-100]), "Safetensor"),
+        (lambda folder: (folder / base.WEIGHTS).write_bytes(b""), "Safetensor"),
+        (lambda folder: (folder / base.MANIFEST).write_text("{"), "JSONDecodeError"),
+        (lambda folder: change(folder, schema=99), "schema 99"),
+        (lambda folder: change(folder, detector="other"), "holds other of schema 1"),
+        (lambda folder: change(folder, arguments={"image_sise": 64}), "TypeError"),
+    ],
+)
+def test_a_damaged_folder_is_refused_with_the_remedy(name, fitted, tmp_path, damage, said):
+    fitted.save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(BrokenRun, match=said) as refusal:
+        detectors.get(name).load(tmp_path)
+    assert refusal.value.remedy == f"Train it again with `python -m anomaly train --detector {name}`"
+
+
+def change(folder, **entries):
+    path = folder / base.MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+# --- options are used
+
+
+def test_image_size_changes_the_scores(name, quick):
+    small = detectors.create(name, **SMALL).fit(GOOD)
+    large = detectors.create(name, **SMALL | {"image_size": 96}).fit(GOOD)
+    assert scores(small) != scores(large)
+
+
+@pytest.mark.parametrize("option", [{"seed": 1}, {"base": 4}, {"rate": 1e-4}, {"batch": 2}, {"epochs": 2}])
+def test_unet_options_change_the_scores(quick, option):
+    default = detectors.create("unet", **SMALL).fit(GOOD)
+    changed = detectors.create("unet", **SMALL | option).fit(GOOD)
+    assert scores(changed) != scores(default)
+
+
+def test_unet_epochs_and_minutes_end_the_training(quick):
+    assert len(detectors.create("unet", **SMALL | {"epochs": 3}).fit(GOOD).history()) == 3
+    assert len(detectors.create("unet", **SMALL | {"epochs": 50}, minutes=1e-6).fit(GOOD).history()) == 1
+
+
+def test_unet_patience_ends_the_training(quick, monkeypatch):
+    monkeypatch.setattr(unet.UNet, "_examine", lambda *_: 1.0)  # never better than after the first epoch
+    detector = detectors.create("unet", **SMALL | {"epochs": 50}, patience=3).fit(GOOD)
+    assert len(detector.history()) == 1 + 3
+
+
+def test_unet_keeps_the_epoch_with_the_best_left_out_loss(quick, monkeypatch):
+    told = iter([1.0, 3.0, 4.0])
+    monkeypatch.setattr(unet.UNet, "_examine", lambda *_: next(told))
+    long = detectors.create("unet", **SMALL | {"epochs": 3}).fit(GOOD)
+    assert [line["held_out_loss"] for line in long.history()] == [1.0, 3.0, 4.0]
+    told = iter([3.0, 4.0, 1.0])
+    late = detectors.create("unet", **SMALL | {"epochs": 3}).fit(GOOD)
+    assert scores(late) != scores(long)
+
+
+@pytest.mark.parametrize("name", ["unet"], indirect=True)
+def test_unet_learns_to_repair(fitted):
+    """The loss on left-out images falls, and a painted place comes back nearer to the good part than it went in."""
+    losses = [line["held_out_loss"] for line in fitted.history()]
+    assert losses[-1] < 0.9 * losses[0]
+    for (image, mask), good in zip(PAINTED, UNSEEN, strict=True):
+        made = fitted.score(image).reconstruction
+        before, after = (np.abs(picture[mask] - good[mask].astype(float)).mean() for picture in (image, made))
+        assert after < before
+
+
+def test_ssim_of_an_image_with_itself_is_1_and_falls_with_noise():
+    image = torch.from_numpy(plate(0)).permute(2, 0, 1)[None].float() / 255
+    noisy = image + 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    assert unet.ssim(image, image).mean().item() == pytest.approx(1, abs=1e-4)
+    assert unet.ssim(image, noisy).mean().item() < 0.5
+
+
+def test_mahalanobis_takes_its_features_from_the_backbone_named(monkeypatch, tmp_path):
+    default = detectors.create("mahalanobis", **SMALL).fit(GOOD)
+    monkeypatch.setattr(backbones, "load", functools.lru_cache(backbones.untrained))
+    other = detectors.create("mahalanobis", **SMALL, backbone="efficientnet_lite2").fit(GOOD)
+    assert scores(other) != scores(default)
+    other.save(tmp_path)
+    written = json.loads((tmp_path / base.MANIFEST).read_text())
+    assert (written["backbone"], written["backbone_sha256"]) == ("efficientnet_lite2", "untrained-0")
+
+
+def test_mahalanobis_refuses_weights_of_another_backbone(monkeypatch, tmp_path):
+    """Features of other weights mean nothing to a stored covariance: refused, not scored."""
+    detectors.create("mahalanobis", **SMALL).fit(GOOD).save(tmp_path)
+    monkeypatch.setattr(backbones, "load", lambda name: backbones.untrained(name, seed=8))
+    with pytest.raises(BrokenRun, match="another backbone_sha256: .*now untrained-8"):
+        detectors.get("mahalanobis").load(tmp_path)
+
+
+def test_create_leaves_out_what_a_detector_does_not_know():
+    assert "epochs" not in detectors.create("mahalanobis", epochs=3).arguments()
+    assert detectors.create("unet", epochs=3).arguments()["epochs"] == 3
+
+
+# --- the parts, on numbers worked by hand
+
+
+def test_topk_mean_takes_the_largest_hundredth():
+    values = torch.arange(200.0).reshape(1, 10, 20)
+    assert base.topk_mean(values).item() == 198.5  # 1% of 200 is 2: (199 + 198) / 2
+    assert base.topk_mean(torch.arange(9.0).reshape(1, 3, 3)).item() == 8  # never fewer than one
+
+
+def test_folds_are_consecutive_and_cover_all():
+    assert [(f.start, f.stop) for f in base.fold_slices(10, 5)] == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]
+    assert [(f.start, f.stop) for f in base.fold_slices(2, 5)] == [(0, 1), (1, 2)]
+
+
+def test_deviations_are_positive_and_keep_the_order():
+    raw = torch.tensor([-5.0, 0.0, 1.0, 20.0])
+    found = base.deviations(raw, torch.tensor(0.0), torch.tensor(2.0))
+    assert (found > 0).all() and (found.diff() > 0).all()
+    assert found[1].item() == pytest.approx(np.log(2))  # softplus(0)
+    assert found[3].item() == pytest.approx(10, abs=1e-4)  # softplus(10) = 10.00005
