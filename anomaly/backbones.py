@@ -130,6 +130,7 @@ def save(trunk: nn.Module, folder: Path, *, name: str, notes: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"
     save_file({k: v.detach().half().contiguous().cpu() for k, v in trunk.state_dict().items()}, weights)
+    weights.chmod(0o644)
     manifest = {"schema": SCHEMA, "name": name, "sha256": digest_of(weights), **notes}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
@@ -157,7 +158,11 @@ def _load_shipped(name: str, folder: Path) -> tuple[nn.Module, str]:
             "Restore that folder from the repository, or make it with `python -m anomaly pretrain`",
         )
     digest = digest_of(weights)
-    if json.loads(manifest.read_text()).get("sha256") != digest:
+    try:
+        expected = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
+    except (ValueError, KeyError, TypeError):
+        expected = None
+    if expected != digest:
         raise BackboneError(
             f"The weights in {weights} are not the ones that their manifest names", "Restore both files together"
         )

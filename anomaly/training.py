@@ -121,7 +121,7 @@ def calibrate(
             "good": held_out + [e for e, s in zip(entries, samples) if not s.label],
             "defect": [e for e, s in zip(entries, samples) if s.label],
         }
-        run = runs.update(run, calibration=found)
+        run = runs.update(run, calibration=found, metrics={})  # the old figures counted images that now choose
     return _operate(run, rule, target, book, costs=costs, why=why or f"calibrate --rule {rule}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SMALL = {"image_size": 64, "base": 8, "epochs": 1}  # the least that the detectors can be built with
+SMALL = {"image_size": 64, "base": 8, "start": None, "epochs": 1}  # the least that the detectors can be built with
 CATEGORY = "hex_nut"
 
 

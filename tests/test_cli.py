@@ -132,7 +132,7 @@ def test_as_a_process_of_its_own(trained):
     seen = Inspector(runs=trained.runs, thresholds=trained.book).inspect(
         trained.good_photo, category=CATEGORY, detector=NAME
     )
-    assert line["score"] == pytest.approx(seen.score, abs=1e-6)
+    assert line["score"] == pytest.approx(seen.score, rel=1e-6, abs=1e-6)
 
 
 def test_the_verbs_are_those_of_the_design():
@@ -241,7 +241,7 @@ def test_inspect_json_has_the_fixed_keys_and_the_numbers_of_the_page(trained, ca
         trained.good_photo, category=CATEGORY, detector=NAME
     )
     assert set(line) == LINE
-    assert line["score"] == pytest.approx(seen.score, abs=1e-6)
+    assert line["score"] == pytest.approx(seen.score, rel=1e-6, abs=1e-6)
     assert line["level"] == pytest.approx(line["score"] / line["threshold"])
     assert (line["verdict"], line["error"]) == (seen.verdict, None)
 

@@ -196,10 +196,11 @@ def test_round_trip_keeps_the_values(name, fitted, tmp_path):
     assert loaded is not fitted and loaded.arguments() == fitted.arguments()
     images = [*UNSEEN, PAINTED[0][0]]
     for new, old in zip(loaded.score_batch(images), fitted.score_batch(images), strict=True):
-        assert new.score == old.score
-        assert np.array_equal(new.map, old.map)
+        # Not to the bit: tensors read from a file lie elsewhere in memory, and other instructions add them up.
+        assert new.score == pytest.approx(old.score, rel=1e-5)
+        assert new.map == pytest.approx(old.map, rel=1e-4, abs=1e-5)
         assert (new.reconstruction is None) == (old.reconstruction is None)
-        assert new.reconstruction is None or np.array_equal(new.reconstruction, old.reconstruction)
+        assert new.reconstruction is None or np.abs(new.reconstruction.astype(int) - old.reconstruction).max() <= 1
 
 
 def test_a_loaded_detector_can_be_saved_again(name, fitted, tmp_path):

@@ -64,7 +64,7 @@ def test_score_and_map_are_those_of_the_detector(trained, shared, name):
     run = runs.open_run(trained.runs, CATEGORY, name)
     result = run.load_detector().score(read_image(trained.good_photo))
     point = Thresholds.load(trained.book).get(CATEGORY, name, weights_sha256=run.weights_sha256)
-    assert found.score == pytest.approx(result.score, abs=1e-6)
+    assert found.score == pytest.approx(result.score, rel=1e-6, abs=1e-6)
     assert found.map == pytest.approx(result.map, abs=1e-5)
     assert (found.threshold, found.review_threshold, found.pixel_threshold) == (point.fail, point.review, point.pixel)
     assert found.default_threshold == point.fail

@@ -154,6 +154,7 @@ class Detector(ABC):
             raise NotFitted(f"This {self.name} detector has learned nothing yet", "Call fit before save")
         path.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self._state().items()}, path / WEIGHTS)
+        (path / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read, but who serves is often somebody else
         about = {"schema": SCHEMA, "detector": self.name, "arguments": self.arguments(), **self.dependencies()}
         (path / MANIFEST).write_text(json.dumps(about, indent=1) + "\n")
 
@@ -172,7 +173,7 @@ class Detector(ABC):
                     raise BrokenRun(f"{path} was trained with another {key}: {written[key]}, now {value}", remedy)
             state = load_file(path / WEIGHTS)
             detector._restore(state)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, UsageError) as error:
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             raise BrokenRun(f"{path} holds no complete {cls.name} run ({reason})", remedy) from error
         detector._fitted = True

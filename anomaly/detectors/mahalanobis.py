@@ -30,6 +30,7 @@ GRID = 1  # the stage whose grid the others are brought to
 FOLDS = 5
 KEPT = 400  # at most so many images keep their patch features while fitting: 0.7 MB each at 256 px
 ALIGNED_FROM = 16  # good images; a mean for each position needs more of them than a shared one
+TINY = 1e-6  # where all good images are one and the same, nothing varies, and nothing may be divided by that
 OVERLAP = 16  # neighbouring patches see the same pixels: so many of them count as one sample for the shrinkage
 
 
@@ -68,7 +69,7 @@ class Mahalanobis(Detector):
         self._whole = [_whitened(stage) for stage in vectors]
         self._places = total.gaussian(aligned)
         raw = torch.cat(held_out)  # (M, S + 1): a distance for each pooled stage, the last for the patches
-        self._centre, self._spread = raw.mean(0), raw.std(0).clamp_min(0.02 * raw.mean(0))
+        self._centre, self._spread = raw.mean(0), raw.std(0).clamp_min(0.02 * raw.mean(0) + TINY)
         joined = self._joined(raw)
         self._joint = torch.stack((joined.mean(), joined.std().clamp_min(0.1)))
 
@@ -160,7 +161,7 @@ def _whitening(covariance: Tensor, samples: float) -> Tensor:
     """Whitening (C, C) float32 of a covariance whose correlations are shrunk by OAS."""
     variance = covariance.diagonal().clamp_min(0)
     # A dead channel has no variance but rounding noise: a floor keeps it from being divided by next to nothing.
-    floor = 1e-4 * variance.mean()
+    floor = 1e-4 * variance.mean() + TINY
     scale = (variance + floor).sqrt()
     correlation = (covariance + floor * torch.eye(len(variance))) / torch.outer(scale, scale)
     size = len(scale)
@@ -174,7 +175,7 @@ def _whitened(vectors: Tensor) -> Gaussian:
     """Gaussian of pooled vectors (N, C), correlations shrunk after Ledoit and Wolf."""
     x = vectors.double()
     mean, scale = x.mean(0), x.std(0)
-    scale = scale + 1e-2 * scale.mean()
+    scale = scale + 1e-2 * scale.mean() + TINY
     correlation, _ = ledoit_wolf(((x - mean) / scale).numpy(), assume_centered=True)
     return mean.float(), _inverse_root(torch.from_numpy(correlation), scale)
 
