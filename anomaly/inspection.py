@@ -99,7 +99,8 @@ def redecide(inspection: Inspection, threshold: float) -> Inspection:
         replace(
             inspection,
             threshold=threshold,
-            review_threshold=inspection.review_threshold * ratio,
+            # rounding must not lift the review limit over the other
+            review_threshold=min(threshold, inspection.review_threshold * ratio),
             pixel_threshold=inspection.pixel_threshold * ratio,
         )
     )

@@ -344,3 +344,12 @@ def test_an_active_detector_that_is_gone_is_replaced_by_one_that_is_there(site):
 
 def test_no_runs_no_categories(tmp_path):
     assert Inspector(runs=tmp_path, thresholds=tmp_path / "t.json").categories() == []
+
+
+@pytest.mark.parametrize("percent", [101, 105, 333, 2425])
+def test_equal_limits_stay_equal_wherever_the_slider_stops(worst, percent):
+    """100 * 24.25 and the like round: the review limit must never land over the other, which is refused."""
+    even = replace(worst, review_threshold=worst.threshold)
+    moved = redecide(redecide(even, even.default_threshold * 1.05), even.default_threshold * percent / 100)
+    assert moved.review_threshold <= moved.threshold
+    assert moved.review_threshold == pytest.approx(moved.threshold)

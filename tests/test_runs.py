@@ -289,7 +289,7 @@ def test_a_damaged_backbone_is_refused_with_its_remedy(shipped, damage, said):
 
 
 def test_an_unknown_backbone_lists_the_known_ones():
-    with pytest.raises(UnknownName, match="no backbone 'resnet'.*convnextv2_femto, efficientnet_lite2"):
+    with pytest.raises(UnknownName, match="no backbone 'resnet'.*convnextv2_femto, .*efficientnet_lite2"):
         backbones.load("resnet")
 
 
