@@ -151,10 +151,11 @@ def inspect(
         for file in files:
             try:
                 found = inspector.inspect(file, category=category, detector=detector)
-                picture = str(report.write_visualization(found, out)) if out else ""
-                row = found.to_json()
             except ImageError as error:
                 picture, row = "", _unjudged(file, category, detector, error)
+            else:  # a picture that cannot be written is no fault of the photo
+                picture = str(report.write_visualization(found, out)) if out else ""
+                row = found.to_json()
             rows.append(row | {"visualization": picture})
             print(json.dumps(row) if json_lines else _line(row), flush=True)
             progress("inspect", len(rows), len(files))

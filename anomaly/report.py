@@ -26,11 +26,11 @@ def write_visualization(inspection: Inspection, folder: Path) -> Path:
     height = bar.shape[0]
     strips = [_padded(panel, height) for panel in (*panels, bar) if panel is not None]
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{inspection.category}_{inspection.detector}_{Path(inspection.path).stem}.png"
-    for number in range(2, 10**6):
-        if not path.exists():
-            break
-        path = folder / f"{inspection.category}_{inspection.detector}_{Path(inspection.path).stem}_{number}.png"
+    stem = f"{inspection.category}_{inspection.detector}_{Path(inspection.path).stem}"
+    path, number = folder / f"{stem}.png", 1
+    while path.exists():  # photos of one name from two folders
+        number += 1
+        path = folder / f"{stem}_{number}.png"
     write_image(path, np.concatenate(strips, axis=1))
     return path
 

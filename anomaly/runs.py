@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import platform
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 
 from anomaly import __version__, detectors
+from anomaly.backbones import digest_of
 from anomaly.detectors.base import MANIFEST, SCHEMA, WEIGHTS, Detector
 from anomaly.errors import BrokenRun, UnknownName, UsageError
 from anomaly.images import list_images
@@ -163,11 +163,6 @@ def examples(root: Path, category: str) -> tuple[Path, ...]:
     """Pictures to try, if the category has any."""
     folder = root / category / EXAMPLES
     return tuple(list_images(folder)) if folder.is_dir() else ()
-
-
-def digest_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_name(category: str) -> str:

@@ -7,6 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+JSON_KEYS = [  # of one line of `inspect --json`: scripts outside rely on them
+    "path",
+    "category",
+    "detector",
+    "score",
+    "threshold",
+    "review_threshold",
+    "level",
+    "verdict",
+    "regions",
+    "defect_type",
+    "product",
+    "milliseconds",
+    "error",
+]
 SMALL = {"image_size": 64, "base": 8, "start": None, "epochs": 1}  # the least that the detectors can be built with
 CATEGORY = "hex_nut"
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import CATEGORY, SMALL, plate
+from conftest import CATEGORY, JSON_KEYS, SMALL, plate
 from PIL import Image
 
 from anomaly import backbones, dataset, detectors, runs, training
@@ -24,21 +24,7 @@ from anomaly.thresholds import Thresholds
 ROOT = Path(__file__).parent.parent
 NAME = "mahalanobis"
 VERBS = ("synth", "train", "calibrate", "evaluate", "inspect", "list", "bench", "pretrain", "serve")
-LINE = {
-    "path",
-    "category",
-    "detector",
-    "score",
-    "threshold",
-    "review_threshold",
-    "level",
-    "verdict",
-    "regions",
-    "defect_type",
-    "product",
-    "milliseconds",
-    "error",
-}
+LINE = set(JSON_KEYS)
 FIGURES = {
     "image_auroc",
     "image_ap",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import CATEGORY, SMALL
+from conftest import CATEGORY, JSON_KEYS, SMALL
 
 from anomaly import dataset, detectors, inspection, runs, training
 from anomaly.errors import (
@@ -182,21 +182,7 @@ def test_other_shapes_are_judged(trained, shared, tmp_path, shape):
 
 def test_json_holds_the_keys_that_scripts_rely_on(worst):
     entry = json.loads(json.dumps(worst.to_json()))
-    assert list(entry) == [
-        "path",
-        "category",
-        "detector",
-        "score",
-        "threshold",
-        "review_threshold",
-        "level",
-        "verdict",
-        "regions",
-        "defect_type",
-        "product",
-        "milliseconds",
-        "error",
-    ]
+    assert list(entry) == JSON_KEYS
     assert entry["score"] == worst.score and entry["error"] is None
     for region in entry["regions"]:
         assert set(region) == {"box", "area", "peak"} and len(region["box"]) == 4

@@ -93,7 +93,7 @@ class UNet(Detector):
     def _train(
         self, network: nn.Module, batches: Batches, seen: Tensor, left_out: Tensor, device, progress: Progress
     ) -> nn.Module:
-        """Adam with warm-up and cosine; returns the moving average of the weights at its best left-out loss."""
+        """Adam, warm-up, falling rate; returns the moving average of the weights at its best left-out loss."""
         network.to(memory_format=torch.channels_last)
         average = torch.optim.swa_utils.AveragedModel(
             network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.98), use_buffers=True
