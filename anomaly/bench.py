@@ -54,8 +54,8 @@ def bench(*, root: Path, book: Path, progress: Callable[[str, int, int], None] |
 
 def _latency(inspector: Inspector, category: str, photo: Path) -> dict:
     backbone = backbones.load()
-    batch = torch.rand(8, 3, 256, 256)
     size = detectors.get("mahalanobis")().image_size
+    batch = torch.rand(8, 3, size, size)
     one = torch.rand(1, 3, size, size)
     forward, whole, eight = [], [], []
     with torch.inference_mode():
@@ -78,7 +78,8 @@ def _fit(part: np.ndarray, progress: Callable[[str, int, int], None] | None) -> 
     rng = np.random.default_rng(0)
     images = [np.clip(part + rng.normal(0, 4, part.shape), 0, 255).astype(np.uint8) for _ in range(FIT_IMAGES)]
     backbone = backbones.load()
-    batches = [torch.rand(16, 3, 256, 256) for _ in range(2)]
+    size = detectors.get("mahalanobis")().image_size
+    batches = [torch.rand(16, 3, size, size) for _ in range(2)]
     with torch.inference_mode():
         backbone(batches[0])
         forward = _timed(lambda: [backbone(batches[i % 2]) for i in range(FIT_IMAGES // 16)])

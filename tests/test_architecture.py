@@ -19,6 +19,7 @@ FLOORS = {
     "metrics": 2,
     "thresholds": 2,
     "nets": 2,
+    "descent": 2,
     "backbones": 3,
     "dataset": 3,
     "synthetic": 3,

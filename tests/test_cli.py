@@ -28,6 +28,7 @@ LINE = set(JSON_KEYS)
 FIGURES = {
     "image_auroc",
     "image_ap",
+    "map_auroc",
     "f1",
     "precision",
     "recall",

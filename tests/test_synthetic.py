@@ -25,6 +25,7 @@ EXPECTED = {
     "hex_nut",
     "blister_pack",
     "circuit_board",
+    "leather",
 }
 EVERY_DEFECT = [(name, defect) for name, item in PRODUCTS.items() for defect in item.defects]
 

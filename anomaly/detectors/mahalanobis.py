@@ -4,12 +4,13 @@ Two views of the same forward pass, since each finds what the other misses:
 
 - the whole part: features pooled over the image, one Gaussian a stage, Mahalanobis distance (Lee et al., NeurIPS
   2018; Rippel et al., ICPR 2020), covariance shrunk after Ledoit and Wolf (J. Multivariate Analysis 2004);
-- each place: features of the finer stages joined on one grid and whitened by a Gaussian, as PaDiM does for every
-  position (Defard et al., ICPR 2021), here with one covariance for all positions, so that 8 images suffice. The mean
-  is per position where good parts are aligned, shared where they are not: whichever explains unseen good parts better.
-  The covariance is shrunk by OAS (Chen et al., IEEE Trans. Signal Processing 2010).
+- each place: features of the finer stages joined on one grid and whitened, with a Gaussian for each position as in
+  PaDiM (Defard et al., ICPR 2021). A full covariance for each would need more images than channels, so one is shared
+  (shrunk by OAS, Chen et al., IEEE Trans. Signal Processing 2010), and in its axes each position has a mean and
+  deviations of its own, as far as the images bear them out: aligned parts differ from place to place, textures do not.
 
-Both are standardised on good images that were left out in turn (5 folds), then added.
+Both are standardised on good images that were left out in turn (5 folds); the one that objects more decides, since most
+defects show in one of them alone.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ PATCH_STAGES = (0, 1, 2)  # strides 4, 8, 16, joined at stride 8: the coarsest s
 POOLED_STAGES = (2, 3)  # strides 16, 32: pooled over the image, finer ones say little but the light
 GRID = 1  # the stage whose grid the others are brought to
 FOLDS = 5
-KEPT = 400  # at most so many images keep their patch features while fitting: 0.7 MB each at 256 px
-ALIGNED_FROM = 16  # good images; a mean for each position needs more of them than a shared one
+KEPT = 200  # at most so many images keep their patch features while fitting: 2.2 MB each at 320 px
+PRIOR = 8  # images' worth of trust in the average variance of all positions, against that of the position itself
 TINY = 1e-6  # where all good images are one and the same, nothing varies, and nothing may be divided by that
 OVERLAP = 16  # neighbouring patches see the same pixels: so many of them count as one sample for the shrinkage
 
@@ -43,7 +44,7 @@ class Mahalanobis(Detector):
 
     least = 8
 
-    def __init__(self, *, image_size: int = 256, seed: int = 0, backbone: str = backbones.DEFAULT):
+    def __init__(self, *, image_size: int = 320, seed: int = 0, backbone: str = backbones.DEFAULT):
         super().__init__(image_size=image_size, seed=seed)
         self.backbone = backbone
 
@@ -56,18 +57,20 @@ class Mahalanobis(Detector):
     def _fit(self, batches: Batches, progress: Progress) -> None:
         vectors, grids, kept = _features(self.backbone, batches, progress)
         folds = fold_slices(len(grids), FOLDS)
-        moments = [_Moments.of(grids[fold]) for fold in folds]
-        total = sum(moments[1:], moments[0])
-        aligned = len(grids) >= ALIGNED_FROM and _is_aligned(total - moments[0], grids[folds[0]])
+        self._patches = _patch_gaussian(grids)
+        for grid in grids:
+            grid.copy_(_whiten(self._patches, grid))
+        sums = [_Sums.of(grids[fold]) for fold in folds]
+        total = sum(sums[1:], sums[0])
         held_out = []
-        for fold, part in zip(folds, moments):
+        for fold, part in zip(folds, sums):
             out = torch.zeros(len(vectors[0]), dtype=torch.bool)
             out[kept[fold]] = True
             whole = [_whitened(stage[~out]) for stage in vectors]
-            distances = _distances((total - part).gaussian(aligned), grids[fold])
+            distances = (total - part).normal().distances(grids[fold])
             held_out.append(_raw(whole, [stage[out] for stage in vectors], distances))
         self._whole = [_whitened(stage) for stage in vectors]
-        self._places = total.gaussian(aligned)
+        self._places = total.normal()
         raw = torch.cat(held_out)  # (M, S + 1): a distance for each pooled stage, the last for the patches
         self._centre, self._spread = raw.mean(0), raw.std(0).clamp_min(0.02 * raw.mean(0) + TINY)
         joined = self._joined(raw)
@@ -75,26 +78,28 @@ class Mahalanobis(Detector):
 
     def _score(self, batch: Tensor) -> BatchScores:
         vectors, grid = _extract(self.backbone, batch)
-        distances = _distances(self._places, grid)
+        distances = self._places.distances(_whiten(self._patches, grid))
         scores = deviations(self._joined(_raw(self._whole, vectors, distances)), *self._joint)
         return BatchScores(scores=scores, maps=deviations(distances, self._centre[-1], self._spread[-1]))
 
     def _joined(self, raw: Tensor) -> Tensor:
-        """Distances (B, S + 1) -> (B,): mean z-score of the pooled stages plus the z-score of the patches."""
+        """Distances (B, S + 1) -> (B,): z-score of the view that objects more, the whole part or its places."""
         z = (raw - self._centre) / self._spread
-        return z[:, :-1].mean(1) + z[:, -1]
+        return torch.maximum(z[:, :-1].mean(1), z[:, -1])
 
     def _state(self) -> dict[str, Tensor]:
         state = {"centre": self._centre, "spread": self._spread, "joint": self._joint}
         for i, (mean, whitening) in enumerate(self._whole):
             state |= {f"pooled{i}.mean": mean, f"pooled{i}.whitening": whitening}
-        return state | {"patch.mean": self._places[0].half(), "patch.whitening": self._places[1]}
+        state |= {"place.mean": self._places.mean.half(), "place.deviation": self._places.deviation.half()}
+        return state | {"patch.mean": self._patches[0], "patch.whitening": self._patches[1]}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
         self._centre, self._spread, self._joint = state["centre"], state["spread"], state["joint"]
         stages = range(len(self._centre) - 1)
         self._whole = [(state[f"pooled{i}.mean"], state[f"pooled{i}.whitening"]) for i in stages]
-        self._places = (state["patch.mean"].float(), state["patch.whitening"])
+        self._patches = (state["patch.mean"], state["patch.whitening"])
+        self._places = _Places(state["place.mean"].float(), state["place.deviation"].float())
 
 
 Gaussian = tuple[Tensor, Tensor]  # mean (..., C) and whitening matrix (C, C): |W (x - mean)| is the distance
@@ -125,36 +130,62 @@ def _features(backbone: str, batches: Batches, progress: Progress) -> tuple[list
 
 
 @dataclass(frozen=True)
-class _Moments:
-    """Sums over images of patch features: enough for any Gaussian over a union of folds."""
+class _Places:
+    """What is normal where: mean and deviation of each whitened channel, both (h, w, C)."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def distances(self, whitened: Tensor) -> Tensor:
+        """(B, h, w, C) -> (B, h, w)."""
+        return torch.linalg.vector_norm((whitened - self.mean) / self.deviation, dim=-1)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over images of whitened patch features, (h, w, C) float64: enough for the normal of any union of folds."""
 
     images: int
-    first: Tensor  # (h, w, C) float64, for each position
-    second: Tensor  # (C, C) float64, over all positions
+    first: Tensor
+    second: Tensor
 
     @classmethod
-    def of(cls, grids: Tensor) -> _Moments:
-        """From (M, h, w, C) features."""
-        second = sum((flat.T @ flat).double() for flat in (g.flatten(0, 1) for g in grids))
-        return cls(len(grids), grids.double().sum(0), second)
+    def of(cls, grids: Tensor) -> _Sums:
+        """From (M, h, w, C) whitened features."""
+        return cls(len(grids), grids.sum(0, dtype=torch.float64), sum(grid.double().square() for grid in grids))
 
-    def __add__(self, other: _Moments) -> _Moments:
-        return _Moments(self.images + other.images, self.first + other.first, self.second + other.second)
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(self.images + other.images, self.first + other.first, self.second + other.second)
 
-    def __sub__(self, other: _Moments) -> _Moments:
-        return _Moments(self.images - other.images, self.first - other.first, self.second - other.second)
+    def __sub__(self, other: _Sums) -> _Sums:
+        return _Sums(self.images - other.images, self.first - other.first, self.second - other.second)
 
-    def gaussian(self, aligned: bool) -> Gaussian:
-        """Means for each position, or a shared one, and the covariance of what they leave, shrunk by OAS."""
-        positions = self.first.shape[0] * self.first.shape[1]
-        mean = self.first / self.images
-        if not aligned:
-            mean = mean.mean((0, 1), keepdim=True)
-        flat = mean.flatten(0, 1)
-        explained = flat.T @ flat / len(flat)
-        covariance = self.second / (self.images * positions) - explained
+    def normal(self) -> _Places:
+        """Of each position, drawn to what all positions share as far as the images do not bear out a difference."""
+        mean, n = self.first / self.images, self.images
+        within = (self.second / n - mean.square()).clamp_min(0)
+        typical, overall = within.mean((0, 1)), mean.mean((0, 1))
+        # Empirical Bayes (James and Stein): what means differ by beyond chance is the part of them to be believed.
+        chance = typical / max(1, n - 1)
+        between = ((mean - overall).square().mean((0, 1)) - chance).clamp_min(0)
+        drawn = overall + between / (between + chance + TINY) * (mean - overall)
+        variance = within + (mean - drawn).square()
+        variance = (n * variance + PRIOR * variance.mean((0, 1))) / (n + PRIOR)
         # Half precision is what is stored: a loaded model gives the very same scores.
-        return mean.half().float(), _whitening(covariance, max(2.0, self.images * positions / OVERLAP))
+        return _Places(drawn.half().float(), (variance.sqrt() + 1e-3).half().float())
+
+
+def _patch_gaussian(grids: Tensor) -> Gaussian:
+    """The overall mean of patch features (M, h, w, C), and the covariance that the mean of each position leaves."""
+    images, height, width, _ = grids.shape
+    flat = [grid.flatten(0, 1) for grid in grids]
+    means = grids.mean(0, dtype=torch.float64).flatten(0, 1)
+    mean = means.mean(0)
+    second = sum((x.T @ x).double() for x in flat) / (images * height * width)
+    left = second - means.T @ means / len(means)
+    # A trace of the whole covariance: where good images hardly differ, numbers must stay within half precision.
+    covariance = left + 1e-4 * (second - torch.outer(mean, mean))
+    return mean.float(), _whitening(covariance, max(2.0, images * height * width / OVERLAP))
 
 
 def _whitening(covariance: Tensor, samples: float) -> Tensor:
@@ -186,22 +217,13 @@ def _inverse_root(correlation: Tensor, scale: Tensor) -> Tensor:
     return (vectors / values.clamp_min(1e-4).sqrt()).T.div(scale).float().contiguous()
 
 
-def _distances(gaussian: Gaussian, x: Tensor) -> Tensor:
-    """Mahalanobis distance of features (..., C) -> (...)."""
+def _whiten(gaussian: Gaussian, x: Tensor) -> Tensor:
+    """Features (..., C) in deviations along uncorrelated directions; their length is the Mahalanobis distance."""
     mean, whitening = gaussian
-    return torch.linalg.vector_norm((x - mean) @ whitening.T, dim=-1)
+    return (x - mean) @ whitening.T
 
 
 def _raw(whole: list[Gaussian], vectors: list[Tensor], distances: Tensor) -> Tensor:
     """(B, S + 1): the pooled distance of each stage, and the mean of the top 1% of the patch distances."""
-    pooled = [_distances(gaussian, stage) for gaussian, stage in zip(whole, vectors)]
+    pooled = [torch.linalg.vector_norm(_whiten(gaussian, stage), dim=-1) for gaussian, stage in zip(whole, vectors)]
     return torch.stack((*pooled, topk_mean(distances)), 1)
-
-
-def _is_aligned(rest: _Moments, unseen: Tensor) -> bool:
-    """Does a mean for each position make unseen good parts (M, h, w, C) more likely than a shared mean does?"""
-
-    def log_likelihood(gaussian: Gaussian) -> float:
-        return float(torch.linalg.slogdet(gaussian[1].double())[1] - 0.5 * _distances(gaussian, unseen).square().mean())
-
-    return log_likelihood(rest.gaussian(True)) > log_likelihood(rest.gaussian(False))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from anomaly import backbones, nets
 from anomaly.corrupt import corrupt
+from anomaly.descent import Descent
 from anomaly.detectors.base import Batches, BatchScores, Detector, Progress, deviations, topk_mean
 from anomaly.errors import UsageError
 
@@ -32,7 +33,7 @@ class UNet(Detector):
         base: channels of the finest level.
         epochs: at most; an epoch is 40 steps of `batch` images.
         minutes: wall time after which training ends early, whatever the epoch; None for no limit.
-        rate: peak learning rate of Adam, reached by a warm-up and then lowered to 2% of it.
+        rate: peak learning rate, reached by a warm-up and then lowered to 2% of it.
         patience: epochs without a better left-out loss before training ends.
         start: weights to begin from, a folder of runs/_backbones: a network that already repairs simulated defects on
             other products learns a new one in a fraction of the steps. None begins at random.
@@ -49,7 +50,7 @@ class UNet(Detector):
         epochs: int = 25,
         minutes: float | None = None,
         batch: int = 8,
-        rate: float = 5e-4,
+        rate: float = 1e-3,
         patience: int = 8,
         start: str | None = "unet_repair",
     ):
@@ -93,12 +94,13 @@ class UNet(Detector):
     def _train(
         self, network: nn.Module, batches: Batches, seen: Tensor, left_out: Tensor, device, progress: Progress
     ) -> nn.Module:
-        """Adam, warm-up, falling rate; returns the moving average of the weights at its best left-out loss."""
+        """Muon and Adam, warm-up, falling rate; returns the moving average of the weights at its best left-out loss."""
         network.to(memory_format=torch.channels_last)
         average = torch.optim.swa_utils.AveragedModel(
             network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.98), use_buffers=True
         )
-        optimiser = torch.optim.Adam(network.parameters(), lr=self.rate)
+        kernels = [p for name, p in network.named_parameters() if p.ndim == 4 and not name.startswith("head")]
+        descent = Descent(list(network.parameters()), kernels, weight_decay=0.0)
         generator = torch.Generator().manual_seed(self.seed)
         exam = self._pairs(batches, left_out[: 3 * self.batch], torch.Generator().manual_seed(self.seed + 1))
         best, best_loss, waited = None, float("inf"), 0
@@ -109,21 +111,18 @@ class UNet(Detector):
             for step in range(epoch * EPOCH, (epoch + 1) * EPOCH):
                 spent = (time.monotonic() - started) / (60 * self.minutes) if self.minutes else 0.0
                 fraction = max(step / total, min(1.0, spent))
-                for group in optimiser.param_groups:
-                    group["lr"] = self.rate * min(1, (step + 1) / 40) * (0.02 + 0.98 * (1 - fraction) ** 0.9)
+                rate = self.rate * min(1, (step + 1) / 40) * (0.02 + 0.98 * (1 - fraction) ** 0.9)
                 picks = seen[torch.randint(len(seen), (self.batch,), generator=generator)]
                 loss = _loss(network, *(t.to(device) for t in self._pairs(batches, picks, generator)))
-                optimiser.zero_grad(set_to_none=True)
+                network.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimiser.step()
+                descent.step(rate)
                 average.update_parameters(network)
                 running += loss.item() / EPOCH
                 progress("train", step + 1, total)
             held = self._examine(average, exam, device)
-            self._history.append(
-                {"epoch": epoch + 1, "train_loss": running, "held_out_loss": held, "rate": group["lr"]}
-            )
+            self._history.append({"epoch": epoch + 1, "train_loss": running, "held_out_loss": held, "rate": rate})
             if held < best_loss:
                 best, best_loss, waited = copy.deepcopy(average.module), held, 0
             else:

@@ -6,6 +6,7 @@ from anomaly.synthetic.products.brushed_metal import BRUSHED_METAL
 from anomaly.synthetic.products.circuit_board import CIRCUIT_BOARD
 from anomaly.synthetic.products.glazed_tile import GLAZED_TILE
 from anomaly.synthetic.products.hex_nut import HEX_NUT
+from anomaly.synthetic.products.leather import LEATHER
 from anomaly.synthetic.products.perforated_sheet import PERFORATED_SHEET
 from anomaly.synthetic.products.wood_grain import WOOD_GRAIN
 from anomaly.synthetic.products.woven_fabric import WOVEN_FABRIC
@@ -16,6 +17,7 @@ PRODUCTS: dict[str, Product] = {
         BRUSHED_METAL,
         WOVEN_FABRIC,
         WOOD_GRAIN,
+        LEATHER,
         GLAZED_TILE,
         PERFORATED_SHEET,
         HEX_NUT,

@@ -1,0 +1,113 @@
+"""The networks that the detectors start from: the optimiser, distillation with resume, the repair network."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from anomaly import backbones, detectors, pretraining
+from anomaly.descent import Descent
+from anomaly.errors import TooFewImages
+from anomaly.images import write_image
+
+SHORT = pretraining.Settings(steps=4, minutes=5, batch=2, crop=64, rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(50):
+        write_image(folder / f"{i}.png", rng.integers(0, 256, (80, 72, 3), dtype=np.uint8))
+    return folder
+
+
+@pytest.fixture
+def teacher(monkeypatch):
+    """Any backbone can be imitated, the real teacher is an optional package; and compiling would take a minute."""
+    monkeypatch.setattr(backbones, "load", lambda name: backbones.untrained("convnextv2_femto_random", seed=5))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+
+
+def test_descent_fits_a_linear_map_and_leaves_no_parameter_untouched():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1))
+    kernels = [network[0].weight]
+    before = [p.detach().clone() for p in network.parameters()]
+    x = torch.randn(16, 6, 5, 5)
+    wanted = x[:, :3] - 2 * x[:, 3:]
+    descent = Descent(list(network.parameters()), kernels, weight_decay=0.0)
+    losses = []
+    for _ in range(150):
+        loss = (network(x) - wanted).square().mean()
+        network.zero_grad()
+        loss.backward()
+        descent.step(0.02)
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.1 * losses[0]
+    # the bias before a batch normalisation has no gradient
+    moved = [not torch.equal(a, b) for a, b in zip(before, network.parameters())]
+    assert moved[0] and all(moved[2:])
+
+
+def test_muon_moves_every_direction_of_a_kernel_alike():
+    kernel = nn.Parameter(torch.zeros(4, 4, 1, 1))
+    kernel.grad = torch.diag(torch.tensor([100.0, 1.0, 1.0, 0.5]))[..., None, None]
+    Descent([kernel, nn.Parameter(torch.zeros(1))], [kernel], weight_decay=0.0).step(1.0)
+    steps = torch.linalg.svdvals(kernel.detach().flatten(1))
+    assert steps.max() / steps.min() < 2  # 200 in the gradient
+
+
+def test_pretrain_writes_weights_that_load_and_says_how_they_were_made(photos, teacher, tmp_path):
+    seen = []
+    out = tmp_path / "deep" / "weights"
+    pretraining.pretrain([photos], out, settings=SHORT, progress=lambda *a: seen.append(a))
+    about = json.loads((out / "manifest.json").read_text())
+    assert about["steps"] == 4 and about["images"] == 50
+    assert about["sha256"] == backbones.digest_of(out / "weights.safetensors")
+    fresh = backbones.untrained("convnextv2_femto")
+    start = {k: v.clone() for k, v in fresh.trunk.state_dict().items()}
+    fresh.trunk.load_state_dict(backbones.read_weights(out))
+    assert all(torch.isfinite(v).all() for v in fresh.trunk.state_dict().values())
+    kernels = [k for k, v in start.items() if v.ndim == 4]
+    assert not any(torch.equal(fresh.trunk.state_dict()[k], start[k].half().float()) for k in kernels)
+    assert not list(out.parent.glob("*.checkpoint"))
+
+
+def test_a_pretraining_that_was_stopped_goes_on_where_it_was(photos, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "SAVED_EVERY", 2)
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    pretraining.pretrain([photos], whole, settings=SHORT)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_):
+        if (tmp_path / "halves.checkpoint").exists():
+            raise Stopped
+
+    real = pretraining._crops
+    monkeypatch.setattr(pretraining, "_crops", lambda *a: (stop(), real(*a))[1])
+    with pytest.raises(Stopped):
+        pretraining.pretrain([photos], halves, settings=SHORT)
+    monkeypatch.setattr(pretraining, "_crops", real)
+    pretraining.pretrain([photos], halves, settings=SHORT)
+    assert json.loads((halves / "manifest.json").read_text())["steps"] == 4
+    a, b = backbones.read_weights(whole), backbones.read_weights(halves)
+    assert all(torch.allclose(a[k], b[k], atol=2e-3) for k in a)
+
+
+def test_the_repair_network_becomes_a_start_for_unet(photos, tmp_path):
+    settings = pretraining.Settings(steps=40, minutes=0.05)
+    pretraining.pretrain_repair([photos], tmp_path / "repair", settings=settings)
+    model = detectors.get("unet").load(tmp_path / "repair")
+    assert model.start is None and model.base == 16
+
+
+def test_pretraining_refuses_a_handful_of_images(tmp_path):
+    write_image(tmp_path / "one.png", np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(TooFewImages, match="1 images were found.*at least 50"):
+        pretraining.pretrain_repair([tmp_path], tmp_path / "out")
