@@ -31,6 +31,7 @@ GRID = 1  # the stage whose grid the others are brought to
 FOLDS = 5
 KEPT = 200  # at most so many images keep their patch features while fitting: 2.2 MB each at 320 px
 PRIOR = 8  # images' worth of trust in the average variance of all positions, against that of the position itself
+QUIET = 0.1  # least deviation of a whitened channel: one that good images never woke must not outvote all others
 TINY = 1e-6  # where all good images are one and the same, nothing varies, and nothing may be divided by that
 OVERLAP = 16  # neighbouring patches see the same pixels: so many of them count as one sample for the shrinkage
 
@@ -172,7 +173,7 @@ class _Sums:
         variance = within + (mean - drawn).square()
         variance = (n * variance + PRIOR * variance.mean((0, 1))) / (n + PRIOR)
         # Half precision is what is stored: a loaded model gives the very same scores.
-        return _Places(drawn.half().float(), (variance.sqrt() + 1e-3).half().float())
+        return _Places(drawn.half().float(), variance.sqrt().clamp_min(QUIET).half().float())
 
 
 def _patch_gaussian(grids: Tensor) -> Gaussian:
