@@ -1,4 +1,4 @@
-"""Simulated defects, painted on good images while an autoencoder trains.
+"""Simulated defects, painted on good images while an autoencoder trains, and disturbances by lamp and camera.
 
 Every function is vectorised over a batch and takes its randomness from a torch.Generator passed in.
 Images are (B, 3, H, W) float in [0, 1]; masks are (B, 1, H, W) float in [0, 1].
@@ -15,6 +15,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
 
 VISIBLE = 0.02  # a change of fewer grey levels (of 1.0) is no defect that anybody could be asked to find
 
@@ -40,6 +41,30 @@ def corrupt(images: Tensor, generator: torch.Generator, *, share: float = 0.8) -
     out = out.clamp(0, 1)  # what is clipped away, nobody sees
     masks = ((out - images).abs().amax(1, keepdim=True) > VISIBLE).to(images.dtype)
     return out, masks
+
+
+def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
+    """What lamp and camera do to a part that stays good: light, its colour and its fall-off, blur, noise.
+
+    Args:
+        images: (B, 3, H, W) float in [0, 1].
+    Returns:
+        The images under up to 20% more or less light, 6% of tint, 10% of fall-off to each side, three in ten of them
+        blurred by 0.3 to 1.1 pixels, all with noise of up to 0.01.
+    """
+    n, (height, width) = len(images), images.shape[2:]
+    y, x = _grid(height, width)
+
+    def factor(power: float, channels: int = 1) -> Tensor:
+        return power * (2 * torch.rand(n, channels, 1, 1, generator=generator) - 1)
+
+    fall = factor(0.2) * (y - 0.5) + factor(0.2) * (x - 0.5)
+    out = images * (1 + factor(0.2)) * (1 + factor(0.06, 3)) * (1 + fall)
+    for i in range(n):
+        if _uniform(generator) < 0.3:
+            out[i] = TF.gaussian_blur(out[i], [5, 5], [_uniform(generator, 0.3, 1.1)] * 2)
+    noise = 0.01 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(out.shape, generator=generator)
+    return (out + noise).clamp(0, 1)
 
 
 def perlin(height: int, width: int, cells: tuple[int, int], generator: torch.Generator) -> Tensor:

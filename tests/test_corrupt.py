@@ -5,7 +5,7 @@ import torch
 from conftest import plate
 
 from anomaly import corrupt as module
-from anomaly.corrupt import VISIBLE, blob_mask, corrupt, perlin
+from anomaly.corrupt import VISIBLE, blob_mask, corrupt, disturb, perlin
 
 PAINTERS = ("_texture_blend", "_cut_paste", "_scratch", "_blot", "_smear", "_warp")
 
@@ -129,3 +129,21 @@ def test_blobs_are_local_of_many_sizes_and_everywhere():
     assert areas.max() > 10 * areas[areas > 0].median() / 5
     seen = (masks > 0).float().amax(0)
     assert seen.mean() > 0.5, "blobs fall on a part of the image only"
+
+
+def test_a_disturbance_changes_light_and_leaves_the_part():
+    board = 0.3 + 0.3 * torch.kron(torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(4, 4), torch.ones(8, 8))
+    boards = board.expand(20, 3, 64, 64)
+    one, two, other = (disturb(boards, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, two) and not torch.equal(one, other)
+    assert one.shape == boards.shape and 0 <= one.min() and one.max() <= 1
+    change = one.mean((1, 2, 3)) / board.mean() - 1
+    assert change.min() < -0.1 and change.max() > 0.1 and change.abs().max() < 0.35
+    for disturbed in one:
+        assert torch.corrcoef(torch.stack((board.flatten(), disturbed.mean(0).flatten())))[0, 1] > 0.9
+
+
+def test_a_disturbance_leaves_its_input_alone(good):
+    before = good.clone()
+    disturb(good, generator())
+    assert torch.equal(good, before)

@@ -11,7 +11,7 @@ import torch
 from conftest import SMALL, painted, plate
 
 from anomaly import backbones, detectors
-from anomaly.detectors import base, unet
+from anomaly.detectors import base, mahalanobis, unet
 from anomaly.errors import BrokenRun, NotFitted, TooFewImages, UnknownName, UsageError
 
 GOOD = [plate(i) for i in range(24)]
@@ -37,6 +37,10 @@ def fitted(name):
 def quick(monkeypatch):
     """Epochs of two steps, for tests of what training does and not of how well."""
     monkeypatch.setattr(unet, "EPOCH", 2)
+
+
+def scaled(image, factor):
+    return np.clip(image * factor, 0, 255).astype(np.uint8)
 
 
 def scores(detector, images=UNSEEN):
@@ -311,6 +315,44 @@ def test_ssim_of_an_image_with_itself_is_1_and_falls_with_noise():
     noisy = image + 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
     assert unet.ssim(image, image).mean().item() == pytest.approx(1, abs=1e-4)
     assert unet.ssim(image, noisy).mean().item() < 0.5
+
+
+def test_places_give_the_distance_of_their_covariance_written_out():
+    """Low rank plus diagonal: where an eigenvalue of the correlation is over 1 it counts, the others count as 1."""
+    torch.manual_seed(0)
+    loud = torch.randn(5, 24) * torch.tensor([3.0, 2.0, 1.5, 1.0, 1.0])[:, None]
+    cells = torch.randn(1, 3000, 4, 24) + torch.randn(1, 3000, 4, 5) @ loud
+    x = cells.flatten(0, 2).double()
+    grid = torch.randn(3, 2, 2, 24) * 4
+    values, vectors = torch.linalg.eigh(torch.corrcoef(x.T))
+    kept = values.argsort()[-mahalanobis.RANK :]
+    directions = vectors[:, kept] * (values[kept].clamp_min(1) - 1).sqrt()
+    deviation = x.std(0)
+    covariance = (torch.eye(24) + directions @ directions.T) * torch.outer(deviation, deviation)
+    difference = (grid - x.mean(0)).double()
+    expected = torch.einsum("nhwi,ij,nhwj->nhw", difference, torch.linalg.inv(covariance), difference).sqrt()
+    found = mahalanobis._places(cells).distances(grid)
+    assert torch.allclose(found.double(), expected, rtol=0.02)
+    assert ((difference / deviation).norm(dim=-1) / expected).mean() > 1.04  # the directions are no small matter here
+
+
+def test_a_direction_in_which_good_parts_vary_counts_less_than_another():
+    torch.manual_seed(0)
+    cells = torch.randn(4, 60, 4, 24)
+    cells[1] += 6 * torch.randn(60, 4, 1) * torch.eye(24)[0] + 6 * torch.randn(60, 4, 1) * torch.eye(24)[1]
+    places = mahalanobis._places(cells)
+    probe = torch.zeros(2, 4, 4, 24)
+    probe[0, ..., 0], probe[1, ..., 9] = 12.0, 12.0
+    along, across = places.distances(probe)
+    assert along[0, 2] < 0.6 * across[0, 2]  # the second cell: rows 0-1, columns 2-3
+    assert along[0, 0] > 0.7 * across[0, 0]
+
+
+def test_mahalanobis_looks_past_other_light_but_not_past_a_defect():
+    detector = detectors.create("mahalanobis", image_size=128).fit(GOOD)
+    lit = [scaled(image, factor) for image in UNSEEN for factor in (0.85, 1.12)]
+    worst = max(scores(detector, lit))
+    assert worst < np.median(scores(detector, [image for image, _ in PAINTED]))
 
 
 def test_mahalanobis_takes_its_features_from_the_backbone_named(monkeypatch, tmp_path):

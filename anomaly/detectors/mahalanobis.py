@@ -4,18 +4,21 @@ Two views of the same forward pass, since each finds what the other misses:
 
 - the whole part: features pooled over the image, one Gaussian a stage, Mahalanobis distance (Lee et al., NeurIPS
   2018; Rippel et al., ICPR 2020), covariance shrunk after Ledoit and Wolf (J. Multivariate Analysis 2004);
-- each place: features of the finer stages joined on one grid and whitened, with a Gaussian for each position as in
-  PaDiM (Defard et al., ICPR 2021). A full covariance for each would need more images than channels, so one is shared
-  (shrunk by OAS, Chen et al., IEEE Trans. Signal Processing 2010), and in its axes each position has a mean and
-  deviations of its own, as far as the images bear them out: aligned parts differ from place to place, textures do not.
+- each place: features of the finer stages joined on one grid, with a Gaussian for each place as in PaDiM (Defard et
+  al., ICPR 2021). A full covariance for each would need more images than channels and megabytes to keep. So all places
+  share one (shrunk by OAS, Chen et al., IEEE Trans. Signal Processing 2010), and in its axes each place has a mean, and
+  each cell of 2 x 2 places a covariance of its own, of low rank plus diagonal: deviations, and the few directions in
+  which good parts vary most there. All of these as far as the images bear them out: aligned parts differ from place
+  to place, textures do not.
 
-Both are standardised on good images that were left out in turn (5 folds); the one that objects more decides, since most
-defects show in one of them alone.
+A few good photos are seen a second time in other light, blurred or noisy, so that lamp and camera do not count as
+defects. Both views are standardised on good images that were left out in turn (5 folds); the one that objects more
+decides, since most defects show in one of them alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -23,17 +26,21 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from anomaly import backbones
+from anomaly.corrupt import disturb
 from anomaly.detectors.base import Batches, BatchScores, Detector, Progress, deviations, fold_slices, topk_mean
 
-PATCH_STAGES = (0, 1, 2)  # strides 4, 8, 16, joined at stride 8: the coarsest stage would blur small defects
+PATCH_STAGES = (0, 1, 2)  # strides 4, 8, 16, averaged on the grid of the last: the coarsest would blur small defects
 POOLED_STAGES = (2, 3)  # strides 16, 32: pooled over the image, finer ones say little but the light
-GRID = 1  # the stage whose grid the others are brought to
+CELL = 2  # places a side that share deviations and directions
+RANK = 16  # directions of a cell
+SWEEPS = 3  # of the subspace iteration that finds them
 FOLDS = 5
-KEPT = 200  # at most so many images keep their patch features while fitting: 2.2 MB each at 320 px
-PRIOR = 8  # images' worth of trust in the average variance of all positions, against that of the position itself
+DISTURBED = 16  # images that are seen again, disturbed: enough for the few directions in which light moves features
+KEPT = 200  # at most so many images keep their patch features while fitting: 1 MB each at 448 px
+PRIOR = 8  # images' worth of trust in the average variance of all cells, against that of the cell itself
 QUIET = 0.1  # least deviation of a whitened channel: one that good images never woke must not outvote all others
 TINY = 1e-6  # where all good images are one and the same, nothing varies, and nothing may be divided by that
-OVERLAP = 16  # neighbouring patches see the same pixels: so many of them count as one sample for the shrinkage
+OVERLAP = 4  # neighbouring patches see the same pixels: so many of them count as one sample for the shrinkage
 
 
 class Mahalanobis(Detector):
@@ -45,7 +52,7 @@ class Mahalanobis(Detector):
 
     least = 8
 
-    def __init__(self, *, image_size: int = 320, seed: int = 0, backbone: str = backbones.DEFAULT):
+    def __init__(self, *, image_size: int = 448, seed: int = 0, backbone: str = backbones.DEFAULT):
         super().__init__(image_size=image_size, seed=seed)
         self.backbone = backbone
 
@@ -57,21 +64,25 @@ class Mahalanobis(Detector):
 
     def _fit(self, batches: Batches, progress: Progress) -> None:
         vectors, grids, kept = _features(self.backbone, batches, progress)
-        folds = fold_slices(len(grids), FOLDS)
+        again = torch.linspace(0, len(batches) - 1, min(DISTURBED, len(batches))).round().long()
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.inference_mode():
+            pooled, grid = _extract(self.backbone, disturb(batches.take(again), generator))
+        vectors = [torch.cat(pair) for pair in zip(vectors, pooled)]
+        grids = torch.cat((grids, grid))
         self._patches = _patch_gaussian(grids)
         for grid in grids:
             grid.copy_(_whiten(self._patches, grid))
-        sums = [_Sums.of(grids[fold]) for fold in folds]
-        total = sum(sums[1:], sums[0])
+        cells = _cells(grids)
+        origin, kept_origin = torch.cat((torch.arange(len(batches)), again)), torch.cat((kept, again))
         held_out = []
-        for fold, part in zip(folds, sums):
-            out = torch.zeros(len(vectors[0]), dtype=torch.bool)
-            out[kept[fold]] = True
-            whole = [_whitened(stage[~out]) for stage in vectors]
-            distances = (total - part).normal().distances(grids[fold])
+        for fold in fold_slices(len(kept), FOLDS):
+            out = kept[fold]
+            whole = [_whitened(stage[~torch.isin(origin, out)]) for stage in vectors]
+            distances = _places(cells[:, ~torch.isin(kept_origin, out)]).distances(grids[fold])
             held_out.append(_raw(whole, [stage[out] for stage in vectors], distances))
         self._whole = [_whitened(stage) for stage in vectors]
-        self._places = total.normal()
+        self._places = _places(cells)
         raw = torch.cat(held_out)  # (M, S + 1): a distance for each pooled stage, the last for the patches
         self._centre, self._spread = raw.mean(0), raw.std(0).clamp_min(0.02 * raw.mean(0) + TINY)
         joined = self._joined(raw)
@@ -92,7 +103,7 @@ class Mahalanobis(Detector):
         state = {"centre": self._centre, "spread": self._spread, "joint": self._joint}
         for i, (mean, whitening) in enumerate(self._whole):
             state |= {f"pooled{i}.mean": mean, f"pooled{i}.whitening": whitening}
-        state |= {"place.mean": self._places.mean.half(), "place.deviation": self._places.deviation.half()}
+        state |= {f"place.{name}": value.half() for name, value in vars(self._places).items()}
         return state | {"patch.mean": self._patches[0], "patch.whitening": self._patches[1]}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
@@ -100,7 +111,7 @@ class Mahalanobis(Detector):
         stages = range(len(self._centre) - 1)
         self._whole = [(state[f"pooled{i}.mean"], state[f"pooled{i}.whitening"]) for i in stages]
         self._patches = (state["patch.mean"], state["patch.whitening"])
-        self._places = _Places(state["place.mean"].float(), state["place.deviation"].float())
+        self._places = _Places(*(state[f"place.{field.name}"].float() for field in fields(_Places)))
 
 
 Gaussian = tuple[Tensor, Tensor]  # mean (..., C) and whitening matrix (C, C): |W (x - mean)| is the distance
@@ -109,10 +120,8 @@ Gaussian = tuple[Tensor, Tensor]  # mean (..., C) and whitening matrix (C, C): |
 def _extract(backbone: str, batch: Tensor) -> tuple[list[Tensor], Tensor]:
     """One forward pass: pooled vectors (B, C_s) of each pooled stage, and patch features (B, h, w, C) of the joined."""
     stages = backbones.load(backbone)(batch)
-    size = stages[GRID].shape[2:]
-    fine = [F.adaptive_avg_pool2d(stages[i], size) for i in PATCH_STAGES if i < GRID]
-    coarse = [F.interpolate(stages[i], size=size, mode="bilinear") for i in PATCH_STAGES if i > GRID]
-    grid = torch.cat([*fine, stages[GRID], *coarse], 1).permute(0, 2, 3, 1)
+    size = stages[PATCH_STAGES[-1]].shape[2:]
+    grid = torch.cat([F.adaptive_avg_pool2d(stages[i], size) for i in PATCH_STAGES], 1).permute(0, 2, 3, 1)
     return [stages[i].mean((2, 3)) for i in POOLED_STAGES], grid.contiguous()
 
 
@@ -132,48 +141,63 @@ def _features(backbone: str, batches: Batches, progress: Progress) -> tuple[list
 
 @dataclass(frozen=True)
 class _Places:
-    """What is normal where: mean and deviation of each whitened channel, both (h, w, C)."""
+    """What is normal where, in whitened features; K cells of p places each.
+
+    Attributes:
+        mean: (K, p, C) of each place.
+        deviation: (K, 1, C) of each channel.
+        directions: (K, C, R), in units of the deviations: where good parts vary by v times the deviation, v > 1, a unit
+            vector times sqrt(1 - 1 / v^2), so that what lies along it counts v times less.
+    """
 
     mean: Tensor
     deviation: Tensor
+    directions: Tensor
 
-    def distances(self, whitened: Tensor) -> Tensor:
-        """(B, h, w, C) -> (B, h, w)."""
-        return torch.linalg.vector_norm((whitened - self.mean) / self.deviation, dim=-1)
+    def distances(self, grid: Tensor) -> Tensor:
+        """Mahalanobis distances: whitened features (B, h, w, C) -> (B, h, w)."""
+        images, height, width, _ = grid.shape
+        x = ((_cells(grid) - self.mean[:, None]) / self.deviation[:, None]).flatten(1, 2)
+        along = x @ self.directions
+        squared = (x.square().sum(-1) - along.square().sum(-1)).clamp_min(0)
+        squared = squared.reshape(height // CELL, width // CELL, images, CELL, CELL)
+        return squared.permute(2, 0, 3, 1, 4).reshape(images, height, width).sqrt()
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Sums over images of whitened patch features, (h, w, C) float64: enough for the normal of any union of folds."""
+def _cells(grid: Tensor) -> Tensor:
+    """(N, h, w, C) -> (K, N, p, C): places side by side in cells of CELL x CELL."""
+    images, height, width, channels = grid.shape
+    split = grid.reshape(images, height // CELL, CELL, width // CELL, CELL, channels)
+    return split.permute(1, 3, 0, 2, 4, 5).reshape(-1, images, CELL * CELL, channels)
 
-    images: int
-    first: Tensor
-    second: Tensor
 
-    @classmethod
-    def of(cls, grids: Tensor) -> _Sums:
-        """From (M, h, w, C) whitened features."""
-        return cls(len(grids), grids.sum(0, dtype=torch.float64), sum(grid.double().square() for grid in grids))
+def _places(cells: Tensor) -> _Places:
+    """The normal of each place from whitened features (K, N, p, C), which are overwritten.
 
-    def __add__(self, other: _Sums) -> _Sums:
-        return _Sums(self.images + other.images, self.first + other.first, self.second + other.second)
-
-    def __sub__(self, other: _Sums) -> _Sums:
-        return _Sums(self.images - other.images, self.first - other.first, self.second - other.second)
-
-    def normal(self) -> _Places:
-        """Of each position, drawn to what all positions share as far as the images do not bear out a difference."""
-        mean, n = self.first / self.images, self.images
-        within = (self.second / n - mean.square()).clamp_min(0)
-        typical, overall = within.mean((0, 1)), mean.mean((0, 1))
-        # Empirical Bayes (James and Stein): what means differ by beyond chance is the part of them to be believed.
-        chance = typical / max(1, n - 1)
-        between = ((mean - overall).square().mean((0, 1)) - chance).clamp_min(0)
-        drawn = overall + between / (between + chance + TINY) * (mean - overall)
-        variance = within + (mean - drawn).square()
-        variance = (n * variance + PRIOR * variance.mean((0, 1))) / (n + PRIOR)
-        # Half precision is what is stored: a loaded model gives the very same scores.
-        return _Places(drawn.half().float(), variance.sqrt().clamp_min(QUIET).half().float())
+    Everything is drawn to what all places share, as far as the images do not bear out a difference.
+    """
+    n = cells.shape[1]
+    mean = cells.mean(1)
+    within = cells.var(1, correction=0).mean((0, 1))
+    overall = mean.mean((0, 1))
+    # Empirical Bayes (James and Stein): what means differ by beyond chance is the part of them to be believed.
+    chance = within / max(1, n - 1)
+    between = ((mean - overall).square().mean((0, 1)) - chance).clamp_min(0)
+    drawn = (overall + between / (between + chance + TINY) * (mean - overall)).half().float()
+    x = cells.sub_(drawn[:, None]).flatten(1, 2)
+    variance = torch.linalg.vector_norm(x, dim=1, keepdim=True).square() / x.shape[1]
+    variance = (n * variance + PRIOR * variance.mean(0)) / (n + PRIOR)
+    # Half precision is what is stored: a loaded model gives the very same scores.
+    deviation = variance.sqrt().clamp_min(QUIET).half().float()
+    x.div_(deviation)
+    basis = torch.randn(x.shape[2], RANK, generator=torch.Generator().manual_seed(0)).expand(len(x), -1, -1)
+    for _ in range(SWEEPS):
+        basis = torch.linalg.qr(x.mT @ (x @ basis)).Q
+    along = x @ basis
+    values, vectors = torch.linalg.eigh(along.mT @ along / x.shape[1])
+    values = (n * values + PRIOR) / (n + PRIOR)
+    directions = basis @ vectors * (1 - 1 / values).clamp_min(0).sqrt()[:, None]
+    return _Places(drawn, deviation, directions.half().float())
 
 
 def _patch_gaussian(grids: Tensor) -> Gaussian:

@@ -1,0 +1,195 @@
+"""Our detectors beside anomalib's and two naive ones, on the same photos, splits and metrics.
+
+    python benchmarks/accuracy.py DATA...
+
+DATA are folders of products in MVTec AD layout; toy products come from `python -m anomaly synth`. Every measurement
+runs in a process of its own, so that its memory is its own, and is kept in benchmarks/measured/: a run that was stopped
+goes on where it was. Writes results.json, results.md and results.png beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from scipy import stats
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import systems  # noqa: E402
+
+from anomaly import dataset, evaluation, metrics, thresholds, training  # noqa: E402
+from anomaly.demo import ACTIVE_FIRST  # noqa: E402
+
+MEASURED = HERE / "measured"
+COLUMNS = {
+    "image_auroc": "Image AUROC",
+    "image_ap": "AP",
+    "f1": "Best F1",
+    "accuracy": "Accuracy at the limit",
+    "pixel_auroc": "Pixel AUROC",
+    "aupro": "AUPRO",
+    "fit_seconds": "Fit (s)",
+    "ms_per_image": "ms / image",
+    "peak_mb": "Peak (MB)",
+}
+
+
+def measure(data: Path, product: str, system: str, seed: int) -> dict:
+    """Fit on three quarters of the good photos, set the limit on the last quarter, judge the test photos."""
+    good = dataset.good_images(data, product)
+    split = dataset.split_good(good, held_out=training.HELD_OUT, seed=0)  # one split for all systems and seeds
+    samples = dataset.test_samples(data, product)
+    detector = systems.create(system, seed=seed)
+    began = time.perf_counter()
+    detector.fit(dataset.LazyImages(split.train))
+    fitted = time.perf_counter() - began
+    held_out = evaluation.judge(detector, [dataset.Sample(p, dataset.GOOD, None) for p in split.held_out])
+    target = max(training.DEFAULT_TARGET, thresholds.strongest_target(len(held_out.scores)))
+    limit = thresholds.choose("false-alarms", held_out.scores, [], target=target).threshold
+    judged = evaluation.judge(detector, samples)
+    figures = evaluation.measure(judged, threshold=limit, pixel=float(held_out.peaks.max()))
+    wanted = {name: figures[name] for name in ("image_auroc", "image_ap", "accuracy", "pixel_auroc", "aupro")}
+    return {
+        **wanted,
+        "f1": metrics.best_f1(judged.labels, judged.scores),
+        "fit_seconds": round(fitted, 2),
+        "ms_per_image": round(1000 * judged.seconds / len(samples), 2),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "n_good": figures["n_good"],
+        "n_defect": figures["n_defect"],
+        "n_train": len(split.train),
+    }
+
+
+def measure_apart(data: Path, product: str, system: str, seed: int) -> dict:
+    """`measure` in a process of its own, or what an earlier run of this program measured."""
+    kept = MEASURED / f"{product}.{system}.{seed}.json"
+    if not kept.is_file():
+        MEASURED.mkdir(exist_ok=True)
+        arguments = [str(data), "--one", product, system, str(seed)]
+        done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            sys.exit(f"{system} on {product}, seed {seed}, stopped: {last}")
+        kept.write_text(done.stdout.strip().splitlines()[-1] + "\n")
+    return json.loads(kept.read_text())
+
+
+def summarise(runs: list[dict]) -> dict:
+    """Means over seeds; `intervals` holds [low, high] (95%, Student's t) of those that varied, None for one seed."""
+    summary = {key: runs[0][key] for key in ("n_good", "n_defect", "n_train")} | {"seeds": len(runs), "intervals": {}}
+    for name in COLUMNS:
+        values = [run[name] for run in runs]
+        if None in values:
+            summary[name] = None
+            continue
+        summary[name] = round(float(np.mean(values)), 4)
+        half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else np.nan
+        interval = [round(summary[name] - half, 4), round(summary[name] + half, 4)]
+        summary["intervals"][name] = interval if np.isfinite(half) else None
+    return summary
+
+
+def write(products: dict[str, dict[str, dict]]) -> None:
+    """results.json, results.md and results.png."""
+    results = {"default": ACTIVE_FIRST[0], "products": products}
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (HERE / "results.md").write_text(_page(products))
+    _plot(products)
+
+
+def _page(products: dict[str, dict[str, dict]]) -> str:
+    head = "| " + " | ".join(COLUMNS.values()) + " |\n"
+    rule = " --- |" * len(COLUMNS)
+    lines = ["# Accuracy\n\nMade by `python benchmarks/accuracy.py`; [lowest, highest] is a 95% interval over seeds.\n"]
+    lines.append(f"\n## Mean over {len(products)} products\n\n| System {head}| --- |{rule}\n")
+    for system in _systems(products):
+        means = {}
+        for name in COLUMNS:
+            values = [found[system][name] for found in products.values() if system in found]
+            values = [value for value in values if value is not None]
+            means[name] = float(np.mean(values)) if values else None
+        if all(system in found for found in products.values()):
+            lines.append(f"| {system} | " + " | ".join(_cell(name, means[name]) for name in COLUMNS) + " |\n")
+    for product, found in products.items():
+        one = next(iter(found.values()))
+        counts = (
+            f"{one['n_train']} good photos to learn from; judged: {one['n_good']} good, {one['n_defect']} defective"
+        )
+        lines.append(f"\n## {product}\n\n{counts}.\n\n| System | Seeds {head}| --- | --- |{rule}\n")
+        for system, row in found.items():
+            cells = [_cell(name, row[name], row["intervals"].get(name)) for name in COLUMNS]
+            lines.append(f"| {system} | {row['seeds']} | " + " | ".join(cells) + " |\n")
+    return "".join(lines)
+
+
+def _cell(name: str, value: float | None, interval: list[float] | None = None) -> str:
+    if value is None:
+        return "–"
+    digits = 3 if name in ("image_auroc", "image_ap", "f1", "accuracy", "pixel_auroc", "aupro") else 0
+    text = f"{value:.{digits}f}"
+    return text + (f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval and digits else "")
+
+
+def _systems(products: dict[str, dict[str, dict]]) -> list[str]:
+    return [name for name in systems.names() if any(name in found for found in products.values())]
+
+
+def _plot(products: dict[str, dict[str, dict]]) -> None:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shown = _systems(products)
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.45 * len(products)), layout="constrained")
+    places = np.arange(len(products))
+    for i, system in enumerate(shown):
+        values = [found.get(system, {}).get("image_auroc", np.nan) for found in products.values()]
+        naive = system.startswith("naive")
+        marker = {"s": 45, "marker": "x" if naive else "o", "color": "0.6" if naive else f"C{i}"}
+        axes.scatter(values, places, label=system, zorder=3, **marker)
+    axes.set(yticks=places, yticklabels=list(products), xlabel="Image AUROC", xlim=(None, 1.01))
+    axes.axvline(0.5, color="0.8", linestyle=":")
+    axes.invert_yaxis()
+    axes.grid(axis="y", color="0.93")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    figure.savefig(HERE / "results.png", dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", nargs="+", type=Path, help="folders of products in MVTec AD layout")
+    parser.add_argument("--product", action="append", help="only this one; may be repeated")
+    parser.add_argument("--system", action="append", choices=systems.names(), help="only this one; may be repeated")
+    parser.add_argument("--seeds", type=int, default=5, help="of systems whose training is random")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.one:
+        product, system, seed = chosen.one
+        print(json.dumps(measure(chosen.data[0], product, system, int(seed))))
+        return
+    products: dict[str, dict[str, dict]] = {}
+    for data in chosen.data:
+        for product in dataset.categories(data):
+            if (chosen.product and product not in chosen.product) or not dataset.test_samples(data, product):
+                continue
+            for system in chosen.system or systems.names():
+                seeds = chosen.seeds if system in systems.RANDOM else 1
+                runs = [measure_apart(data, product, system, seed) for seed in range(seeds)]
+                products.setdefault(product, {})[system] = summarise(runs)
+                print(f"{product} {system}: image AUROC {products[product][system]['image_auroc']}", flush=True)
+                write(products)
+    if not products:
+        sys.exit("No product with test photos was found: give a folder in MVTec AD layout")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The accuracy benchmark: the naive systems, what is made of several seeds, and a run of the whole program."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import painted, plate
+from served import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import accuracy
+import systems
+
+GOOD = [plate(i) for i in range(12)]
+
+
+def row(**changes) -> dict:
+    values = dict.fromkeys(accuracy.COLUMNS, 0.5) | {"n_good": 10, "n_defect": 12, "n_train": 30}
+    return values | changes
+
+
+def test_the_naive_systems_see_what_they_are_named_for():
+    mean, brightness = (systems.create(name, seed=0).fit(GOOD) for name in ("naive_mean_image", "naive_brightness"))
+    stained, mask = painted(3)
+    found = mean.score(stained).map
+    assert found[mask].min() > np.median(found[~mask])
+    plain = brightness.score(plate(50)).score
+    assert brightness.score((plate(50) * 0.8).astype(np.uint8)).score > plain
+    assert brightness.score(np.clip(plate(50) * 1.2, 0, 255).astype(np.uint8)).score > plain
+
+
+def test_all_of_our_detectors_are_measured_and_the_others_too():
+    assert {"unet", "mahalanobis", "anomalib_patchcore", "anomalib_padim"} <= set(systems.names())
+
+
+def test_seeds_become_a_mean_with_its_interval():
+    found = accuracy.summarise([row(image_auroc=0.8, aupro=None), row(image_auroc=0.9, aupro=None)])
+    assert found["image_auroc"] == 0.85 and found["seeds"] == 2 and found["aupro"] is None
+    low, high = found["intervals"]["image_auroc"]  # Student's t for one degree of freedom: 12.706 * 0.05
+    assert low == pytest.approx(0.85 - 0.6353, abs=1e-3) and high == pytest.approx(0.85 + 0.6353, abs=1e-3)
+    assert accuracy.summarise([row()])["intervals"]["f1"] is None
+
+
+def test_the_whole_program_on_a_toy_product(site, tmp_path):
+    """In a copy, since the program writes beside itself."""
+    (tmp_path / "benchmarks").mkdir()
+    for name in ("accuracy.py", "systems.py"):
+        (tmp_path / "benchmarks" / name).write_text((ROOT / "benchmarks" / name).read_text())
+    (tmp_path / "anomaly").symlink_to(ROOT / "anomaly")
+    program = [sys.executable, tmp_path / "benchmarks" / "accuracy.py", site.data]
+    program += ["--system", "naive_mean_image", "--system", "naive_brightness"]
+    for _ in range(2):  # the second takes what the first measured
+        subprocess.run(program, check=True, capture_output=True)
+    results = json.loads((tmp_path / "benchmarks" / "results.json").read_text())
+    assert results["default"] == "mahalanobis"
+    (found,) = results["products"].values()
+    assert set(found) == {"naive_mean_image", "naive_brightness"}
+    for figures in found.values():
+        assert set(accuracy.COLUMNS) <= set(figures)
+        assert 0 <= figures["image_auroc"] <= 1 and figures["peak_mb"] > 50
+    page = (tmp_path / "benchmarks" / "results.md").read_text()
+    assert "| naive_brightness | 1 |" in page and "Mean over 1 products" in page
+    assert (tmp_path / "benchmarks" / "results.png").stat().st_size > 5000
+
+
+def test_a_measurement_that_fails_says_which_and_why(site, monkeypatch, tmp_path):
+    monkeypatch.setattr(accuracy, "MEASURED", tmp_path / "measured")
+    with pytest.raises(SystemExit, match="naive_brightness on nothing, seed 0, stopped: .*nothing"):
+        accuracy.measure_apart(site.data, "nothing", "naive_brightness", 0)
+    assert not list((tmp_path / "measured").iterdir())
