@@ -119,7 +119,7 @@ def load(name: str = DEFAULT) -> Backbone:
     """
     source = _recipe(name).source
     if source == "shipped":
-        trunk, digest = read(SHIPPED / name, name=name)
+        trunk, digest = _load_shipped(name, SHIPPED / name)
     elif source == "package":
         trunk, digest = _load_lite2(name)
     elif source == "random":
@@ -139,30 +139,6 @@ def save(trunk: nn.Module, folder: Path, *, name: str, notes: dict) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def read(folder: Path, *, name: str) -> tuple[nn.Module, str]:
-    """The trunk that `save` wrote, and the digest of its weights. Raises BackboneError, as `load`."""
-    weights, manifest = folder / "weights.safetensors", folder / "manifest.json"
-    if not (weights.is_file() and manifest.is_file()):
-        raise BackboneError(
-            f"The weights of backbone '{name}' are not in {folder}",
-            "Restore that folder from the repository, or make it with `python -m anomaly pretrain`",
-        )
-    digest = digest_of(weights)
-    try:
-        about = json.loads(manifest.read_text(encoding="utf-8"))
-        expected = about["name"], about["sha256"]
-    except (ValueError, KeyError, TypeError):
-        expected = None
-    if expected != (name, digest):
-        raise BackboneError(
-            f"The weights in {weights} are not the ones of '{name}' that their manifest names",
-            "Restore both files together",
-        )
-    trunk = create(name)
-    trunk.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
-    return trunk, digest
-
-
 def digest_of(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -176,6 +152,32 @@ def _recipe(name: str) -> Recipe:
 
 def _freeze(backbone: Backbone) -> Backbone:
     return backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def _load_shipped(name: str, folder: Path) -> tuple[nn.Module, str]:
+    weights, manifest = folder / "weights.safetensors", folder / "manifest.json"
+    if not (weights.is_file() and manifest.is_file()):
+        raise BackboneError(
+            f"The weights of backbone '{name}' are not in {folder}",
+            "Restore that folder from the repository, or make it with `python -m anomaly pretrain`",
+        )
+    digest = digest_of(weights)
+    try:
+        expected = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
+    except (ValueError, KeyError, TypeError):
+        expected = None
+    if expected != digest:
+        raise BackboneError(
+            f"The weights in {weights} are not the ones that their manifest names", "Restore both files together"
+        )
+    trunk = create(name)
+    trunk.load_state_dict(read_weights(folder))
+    return trunk, digest
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors that `save` wrote, as float32."""
+    return {k: v.float() for k, v in load_file(folder / "weights.safetensors").items()}
 
 
 def _load_lite2(name: str) -> tuple[nn.Module, str]:

@@ -232,9 +232,6 @@ def pretrain(
     out: Annotated[
         Path | None, typer.Option("--out", help="folder for the weights; default: in runs/_backbones")
     ] = None,
-    start: Annotated[
-        Path | None, typer.Option("--start", help="backbone: folder of weights to go on from, made by this command")
-    ] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="at most")] = 6000,
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="at most")] = 60.0,
     rate: Annotated[float, typer.Option("--rate", min=0.0, help="backbone: peak learning rate")] = 3e-2,
@@ -251,7 +248,7 @@ def pretrain(
         elif network == "backbone":
             out = out or backbones.SHIPPED / backbones.DEFAULT
             pretraining.pretrain(
-                folder, out, start=start, settings=settings, progress=lambda i, n, loss: bar(f"loss {loss:.3f}", i, n)
+                folder, out, settings=settings, progress=lambda i, n, loss: bar(f"loss {loss:.3f}", i, n)
             )
         else:
             raise UnknownName(f"There is no network '{network}' to pretrain", "Choose one of: backbone, repair")

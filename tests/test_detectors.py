@@ -348,6 +348,23 @@ def test_a_direction_in_which_good_parts_vary_counts_less_than_another():
     assert along[0, 0] > 0.7 * across[0, 0]
 
 
+def test_a_coreset_leaves_no_patch_far_from_it(monkeypatch):
+    monkeypatch.setattr(mahalanobis, "BANK", 6)
+    torch.manual_seed(0)
+    grids = 0.01 * torch.randn(5, 2, 4, 24)
+    grids[2, 1, 3] += 5
+    grids[4, 0, :2] -= 5
+    bank, origin = mahalanobis._coreset(grids, torch.tensor([0, 10, 20, 30, 40]), torch.Generator().manual_seed(0))
+    assert bank.shape == (6, 24) and {20, 40} <= set(origin.tolist())
+    assert torch.cdist(grids.flatten(0, 2), bank).amin(1).max() < 0.2
+
+
+def test_a_coreset_of_patches_that_are_all_alike_comes_from_many_images():
+    grids = torch.ones(20, 4, 4, 8)
+    bank, origin = mahalanobis._coreset(grids, torch.arange(20), torch.Generator().manual_seed(0))
+    assert len(bank) == 320 and set(origin.tolist()) == set(range(20))
+
+
 def test_mahalanobis_looks_past_other_light_but_not_past_a_defect():
     detector = detectors.create("mahalanobis", image_size=128).fit(GOOD)
     lit = [scaled(image, factor) for image in UNSEEN for factor in (0.85, 1.12)]

@@ -10,7 +10,7 @@ from torch import nn
 
 from anomaly import backbones, detectors, pretraining
 from anomaly.descent import Descent
-from anomaly.errors import BackboneError, TooFewImages
+from anomaly.errors import TooFewImages
 from anomaly.images import write_image
 
 SHORT = pretraining.Settings(steps=4, minutes=5, batch=2, crop=64, rate=1e-3)
@@ -70,7 +70,7 @@ def test_pretrain_writes_weights_that_load_and_says_how_they_were_made(photos, t
     assert about["sha256"] == backbones.digest_of(out / "weights.safetensors")
     fresh = backbones.untrained("convnextv2_femto")
     start = {k: v.clone() for k, v in fresh.trunk.state_dict().items()}
-    fresh.trunk = backbones.read(out, name=backbones.DEFAULT)[0]
+    fresh.trunk.load_state_dict(backbones.read_weights(out))
     assert all(torch.isfinite(v).all() for v in fresh.trunk.state_dict().values())
     kernels = [k for k, v in start.items() if v.ndim == 4]
     assert not any(torch.equal(fresh.trunk.state_dict()[k], start[k].half().float()) for k in kernels)
@@ -96,25 +96,8 @@ def test_a_pretraining_that_was_stopped_goes_on_where_it_was(photos, teacher, tm
     monkeypatch.setattr(pretraining, "_crops", real)
     pretraining.pretrain([photos], halves, settings=SHORT)
     assert json.loads((halves / "manifest.json").read_text())["steps"] == 4
-    a, b = (backbones.read(folder, name=backbones.DEFAULT)[0].state_dict() for folder in (whole, halves))
+    a, b = backbones.read_weights(whole), backbones.read_weights(halves)
     assert all(torch.allclose(a[k], b[k], atol=2e-3) for k in a)
-
-
-def test_a_later_pretraining_goes_on_from_the_weights_of_an_earlier_one(photos, teacher, tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    pretraining.pretrain([photos], first, settings=SHORT)
-    frozen = pretraining.Settings(steps=1, minutes=5, batch=2, crop=64, rate=0.0)
-    pretraining.pretrain([photos], second, start=first, settings=frozen)
-    a, b = (backbones.read(folder, name=backbones.DEFAULT)[0].state_dict() for folder in (first, second))
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    about = json.loads((second / "manifest.json").read_text())
-    assert about["start_sha256"] == backbones.digest_of(first / "weights.safetensors")
-    assert json.loads((first / "manifest.json").read_text())["start_sha256"] is None
-
-
-def test_pretraining_refuses_to_go_on_from_what_is_no_backbone(photos, teacher, tmp_path):
-    with pytest.raises(BackboneError, match="are not in"):
-        pretraining.pretrain([photos], tmp_path / "out", start=tmp_path, settings=SHORT)
 
 
 def test_the_repair_network_becomes_a_start_for_unet(photos, tmp_path):

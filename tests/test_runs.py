@@ -274,8 +274,8 @@ def test_the_shipped_backbone_is_small_and_ours(shipped):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda f: flip(f / "weights.safetensors"), "that their manifest names. Restore both"),
-        (lambda f: os.truncate(f / "weights.safetensors", 500), "that their manifest names"),
+        (lambda f: flip(f / "weights.safetensors"), "not the ones that their manifest names. Restore both"),
+        (lambda f: os.truncate(f / "weights.safetensors", 500), "not the ones that their manifest names"),
         (lambda f: (f / "weights.safetensors").unlink(), "are not in .*Restore that folder.*anomaly pretrain"),
         (lambda f: (f / "manifest.json").unlink(), "are not in "),
         (lambda f: (f / "manifest.json").write_text("{"), "manifest"),

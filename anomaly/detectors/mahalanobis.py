@@ -9,7 +9,8 @@ Two views of the same forward pass, since each finds what the other misses:
   share one (shrunk by OAS, Chen et al., IEEE Trans. Signal Processing 2010), and in its axes each place has a mean, and
   each cell of 2 x 2 places a covariance of its own, of low rank plus diagonal: deviations, and the few directions in
   which good parts vary most there. All of these as far as the images bear them out: aligned parts differ from place
-  to place, textures do not.
+  to place, textures do not. A part that turns or moves has no normal of its own for each place: the distance to the
+  nearest of a thousand good patches from anywhere, a coreset as in PatchCore (Roth et al., CVPR 2022), counts as much.
 
 A few good photos are seen a second time in other light, blurred or noisy, so that lamp and camera do not count as
 defects. Both views are standardised on good images that were left out in turn (5 folds); the one that objects more
@@ -34,6 +35,9 @@ POOLED_STAGES = (2, 3)  # strides 16, 32: pooled over the image, finer ones say 
 CELL = 2  # places a side that share deviations and directions
 RANK = 16  # directions of a cell
 SWEEPS = 3  # of the subspace iteration that finds them
+BANK = 1000  # good patches that are kept
+DRAWN = 12000  # good patches among which they are chosen
+PROJECTED = 64  # dimensions in which they are chosen
 FOLDS = 5
 DISTURBED = 16  # images that are seen again, disturbed: enough for the few directions in which light moves features
 KEPT = 200  # at most so many images keep their patch features while fitting: 1 MB each at 448 px
@@ -63,54 +67,64 @@ class Mahalanobis(Detector):
         return {"backbone": self.backbone, "backbone_sha256": backbones.load(self.backbone).sha256}
 
     def _fit(self, batches: Batches, progress: Progress) -> None:
-        vectors, grids, kept = _features(self.backbone, batches, progress)
-        again = torch.linspace(0, len(batches) - 1, min(DISTURBED, len(batches))).round().long()
         generator = torch.Generator().manual_seed(self.seed)
-        with torch.inference_mode():
-            pooled, grid = _extract(self.backbone, disturb(batches.take(again), generator))
-        vectors = [torch.cat(pair) for pair in zip(vectors, pooled)]
-        grids = torch.cat((grids, grid))
+        kept = torch.linspace(0, len(batches) - 1, min(KEPT, len(batches))).round().long()
+        again = torch.linspace(0, len(batches) - 1, min(DISTURBED, len(batches))).round().long()
+        vectors, grids = _features(self.backbone, batches, kept, disturb(batches.take(again), generator), progress)
+        origin, kept_origin = torch.cat((torch.arange(len(batches)), again)), torch.cat((kept, again))
         self._patches = _patch_gaussian(grids)
         for grid in grids:
             grid.copy_(_whiten(self._patches, grid))
+        self._bank, bank_origin = _coreset(grids, kept_origin, generator)
         cells = _cells(grids)
-        origin, kept_origin = torch.cat((torch.arange(len(batches)), again)), torch.cat((kept, again))
         held_out = []
         for fold in fold_slices(len(kept), FOLDS):
             out = kept[fold]
             whole = [_whitened(stage[~torch.isin(origin, out)]) for stage in vectors]
-            distances = _places(cells[:, ~torch.isin(kept_origin, out)]).distances(grids[fold])
-            held_out.append(_raw(whole, [stage[out] for stage in vectors], distances))
+            places = _places(cells[:, ~torch.isin(kept_origin, out)])
+            maps = _maps(places, self._bank[~torch.isin(bank_origin, out)], grids[fold])
+            held_out.append(_raw(whole, [stage[out] for stage in vectors], maps))
         self._whole = [_whitened(stage) for stage in vectors]
         self._places = _places(cells)
-        raw = torch.cat(held_out)  # (M, S + 1): a distance for each pooled stage, the last for the patches
-        self._centre, self._spread = raw.mean(0), raw.std(0).clamp_min(0.02 * raw.mean(0) + TINY)
-        joined = self._joined(raw)
+        raw = torch.cat(held_out)
+        self._typical = raw.mean(0).clamp_min(TINY)
+        views = self._views(raw)
+        self._centre, self._spread = views.mean(0), views.std(0).clamp_min(0.02)
+        joined = self._joined(views)
         self._joint = torch.stack((joined.mean(), joined.std().clamp_min(0.1)))
 
     def _score(self, batch: Tensor) -> BatchScores:
         vectors, grid = _extract(self.backbone, batch)
-        distances = self._places.distances(_whiten(self._patches, grid))
-        scores = deviations(self._joined(_raw(self._whole, vectors, distances)), *self._joint)
-        return BatchScores(scores=scores, maps=deviations(distances, self._centre[-1], self._spread[-1]))
+        maps = _maps(self._places, self._bank, _whiten(self._patches, grid))
+        scores = self._joined(self._views(_raw(self._whole, vectors, maps)))
+        relative = (maps / self._typical[-2:, None, None]).mean(1)
+        return BatchScores(
+            scores=deviations(scores, *self._joint), maps=deviations(relative, self._centre[1], self._spread[1])
+        )
 
-    def _joined(self, raw: Tensor) -> Tensor:
-        """Distances (B, S + 1) -> (B,): z-score of the view that objects more, the whole part or its places."""
-        z = (raw - self._centre) / self._spread
-        return torch.maximum(z[:, :-1].mean(1), z[:, -1])
+    def _views(self, raw: Tensor) -> Tensor:
+        """Distances (B, S + 2) -> (B, 2): of the whole part and of its worst places, 1 for a typical good part."""
+        relative = raw / self._typical
+        return torch.stack((relative[:, :-2].mean(1), relative[:, -2:].mean(1)), 1)
+
+    def _joined(self, views: Tensor) -> Tensor:
+        """(B, 2) -> (B,): z-score of the view that objects more."""
+        return ((views - self._centre) / self._spread).amax(1)
 
     def _state(self) -> dict[str, Tensor]:
-        state = {"centre": self._centre, "spread": self._spread, "joint": self._joint}
+        state = {"typical": self._typical, "views": torch.stack((self._centre, self._spread)), "joint": self._joint}
         for i, (mean, whitening) in enumerate(self._whole):
             state |= {f"pooled{i}.mean": mean, f"pooled{i}.whitening": whitening}
         state |= {f"place.{name}": value.half() for name, value in vars(self._places).items()}
-        return state | {"patch.mean": self._patches[0], "patch.whitening": self._patches[1]}
+        state |= {"patch.mean": self._patches[0], "patch.whitening": self._patches[1]}
+        return state | {"bank": self._bank.half()}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        self._centre, self._spread, self._joint = state["centre"], state["spread"], state["joint"]
-        stages = range(len(self._centre) - 1)
+        self._typical, (self._centre, self._spread), self._joint = state["typical"], state["views"], state["joint"]
+        stages = range(len(self._typical) - 2)
         self._whole = [(state[f"pooled{i}.mean"], state[f"pooled{i}.whitening"]) for i in stages]
         self._patches = (state["patch.mean"], state["patch.whitening"])
+        self._bank = state["bank"].float()
         self._places = _Places(*(state[f"place.{field.name}"].float() for field in fields(_Places)))
 
 
@@ -125,9 +139,10 @@ def _extract(backbone: str, batch: Tensor) -> tuple[list[Tensor], Tensor]:
     return [stages[i].mean((2, 3)) for i in POOLED_STAGES], grid.contiguous()
 
 
-def _features(backbone: str, batches: Batches, progress: Progress) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Pooled vectors of all N images, patch features of M <= KEPT of them, evenly chosen, and the indices of those."""
-    kept = torch.linspace(0, len(batches) - 1, min(KEPT, len(batches))).round().long()
+def _features(
+    backbone: str, batches: Batches, kept: Tensor, more: Tensor, progress: Progress
+) -> tuple[list[Tensor], Tensor]:
+    """Pooled vectors of all images, and patch features of those `kept` (sorted indices); `more` images follow both."""
     vectors, grids, done = [], [], 0
     with torch.inference_mode():
         for batch in batches:
@@ -136,7 +151,8 @@ def _features(backbone: str, batches: Batches, progress: Progress) -> tuple[list
             grids.append(grid[kept[(kept >= done) & (kept < done + len(batch))] - done])
             done += len(batch)
             progress("features", done, len(batches))
-    return [torch.cat(stage) for stage in zip(*vectors)], torch.cat(grids), kept
+        pooled, grid = _extract(backbone, more)
+    return [torch.cat(stage) for stage in zip(*vectors, pooled)], torch.cat((*grids, grid))
 
 
 @dataclass(frozen=True)
@@ -200,6 +216,30 @@ def _places(cells: Tensor) -> _Places:
     return _Places(drawn, deviation, directions.half().float())
 
 
+def _coreset(grids: Tensor, origin: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """BANK patches of (N, h, w, C) that leave no other far from them, and the `origin` (N,) of each one's image.
+
+    Greedy choice of the one farthest from those chosen, among DRAWN patches in a random projection.
+    """
+    images, places = len(grids), grids.shape[1] * grids.shape[2]
+    drawn = torch.randperm(images * places, generator=generator)[:DRAWN]
+    patches = grids.flatten(0, 2)[drawn]
+    points = patches @ torch.randn(patches.shape[1], PROJECTED, generator=generator)
+    chosen = [0]
+    nearest = torch.full((len(points),), torch.inf)
+    while len(chosen) < min(BANK, len(points)):
+        nearest = torch.minimum(nearest, (points - points[chosen[-1]]).square().sum(1))
+        nearest[chosen[-1]] = -1  # not twice, even where all patches are alike
+        chosen.append(int(nearest.argmax()))
+    return patches[chosen].half().float(), origin[drawn[chosen] // places]
+
+
+def _maps(places: _Places, bank: Tensor, grid: Tensor) -> Tensor:
+    """Whitened features (B, h, w, C) -> (B, 2, h, w): distance from the normal of the place, and to the bank."""
+    nearest = [torch.cdist(image.flatten(0, 1), bank).amin(1).reshape(image.shape[:2]) for image in grid]
+    return torch.stack((places.distances(grid), torch.stack(nearest)), 1)
+
+
 def _patch_gaussian(grids: Tensor) -> Gaussian:
     """The overall mean of patch features (M, h, w, C), and the covariance that the mean of each position leaves."""
     images, height, width, _ = grids.shape
@@ -248,7 +288,7 @@ def _whiten(gaussian: Gaussian, x: Tensor) -> Tensor:
     return (x - mean) @ whitening.T
 
 
-def _raw(whole: list[Gaussian], vectors: list[Tensor], distances: Tensor) -> Tensor:
-    """(B, S + 1): the pooled distance of each stage, and the mean of the top 1% of the patch distances."""
+def _raw(whole: list[Gaussian], vectors: list[Tensor], maps: Tensor) -> Tensor:
+    """(B, S + 2): the pooled distance of each stage, and the mean of the top 1% of both maps (B, 2, h, w)."""
     pooled = [torch.linalg.vector_norm(_whiten(gaussian, stage), dim=-1) for gaussian, stage in zip(whole, vectors)]
-    return torch.stack((*pooled, topk_mean(distances)), 1)
+    return torch.stack((*pooled, topk_mean(maps[:, 0]), topk_mean(maps[:, 1])), 1)
