@@ -36,12 +36,13 @@ def bench(*, root: Path, book: Path, progress: Callable[[str, int, int], None] |
     if not trained:
         raise UnknownName(f"{root} holds no mahalanobis run to measure", "Train one with `python -m anomaly train`")
     info = trained[0]
+    backbone, size = backbones.load(), detectors.get("mahalanobis")().image_size
     good = [path for path in info.examples if path.name.startswith("good")]
     part = read_image(good[0]) if good else synthetic.render_good("hex_nut", seed=0, index=0, size=256)
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.jpg"
         write_image(photo, stretch(part, (PHOTO, PHOTO)))
-        report = _latency(inspector, info.name, photo)
+        report = _latency(inspector, info.name, photo, backbone, size)
         loaded = inspector.categories()[:6]
         for one in loaded:
             for name in one.detectors:
@@ -49,13 +50,15 @@ def bench(*, root: Path, book: Path, progress: Callable[[str, int, int], None] |
     unit = 2**20 if sys.platform == "darwin" else 2**10
     # Before the batches and the fit, which are no part of inspecting.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    report |= {"products_loaded": len(loaded), "peak_mb": round(peak, 1), "images_per_second": _throughput()}
-    return report | _fit(part, progress)
+    report |= {
+        "products_loaded": len(loaded),
+        "peak_mb": round(peak, 1),
+        "images_per_second": _throughput(backbone, size),
+    }
+    return report | _fit(part, backbone, size, progress)
 
 
-def _latency(inspector: Inspector, category: str, photo: Path) -> dict:
-    backbone = backbones.load()
-    size = detectors.get("mahalanobis")().image_size
+def _latency(inspector: Inspector, category: str, photo: Path, backbone: backbones.Backbone, size: int) -> dict:
     one = torch.rand(1, 3, size, size)
     forward, whole = [], []
     with torch.inference_mode():
@@ -71,20 +74,18 @@ def _latency(inspector: Inspector, category: str, photo: Path) -> dict:
     }
 
 
-def _throughput() -> float:
-    backbone = backbones.load()
-    size = detectors.get("mahalanobis")().image_size
+def _throughput(backbone: backbones.Backbone, size: int) -> float:
     batch = torch.rand(8, 3, size, size)
     with torch.inference_mode():
         seconds = [_timed(lambda: backbone(batch)) for _ in range(8)]
     return round(8 / statistics.median(seconds[2:]), 1)
 
 
-def _fit(part: np.ndarray, progress: Callable[[str, int, int], None] | None) -> dict:
+def _fit(
+    part: np.ndarray, backbone: backbones.Backbone, size: int, progress: Callable[[str, int, int], None] | None
+) -> dict:
     rng = np.random.default_rng(0)
     images = [np.clip(part + rng.normal(0, 4, part.shape), 0, 255).astype(np.uint8) for _ in range(FIT_IMAGES)]
-    backbone = backbones.load()
-    size = detectors.get("mahalanobis")().image_size
     batches = [torch.rand(16, 3, size, size) for _ in range(2)]
     with torch.inference_mode():
         backbone(batches[0])

@@ -75,12 +75,17 @@ def train(
     run = runs.save(root, category, detector, origin=origin, calibration=calibration, metrics={})
     if not (root / category / runs.CATEGORY).is_file():
         runs.write_description(root, category, runs.describe(root, category))
-    target = max(DEFAULT_TARGET, thresholds.strongest_target(len(split.held_out)))
+    target = supported_target(len(split.held_out))
     point = _operate(run, "false-alarms", target, book, why="set by training")
     samples = dataset.test_samples(data, category)
     figures = _report(detector, samples, point, progress) if samples else None
     run = runs.update(run, metrics=figures) if figures else run
     return Outcome(run, point, figures, _warnings(good, target))
+
+
+def supported_target(held_out: int) -> float:
+    """The share of false alarms that `train` promises: 2%, or the least that so many held-out images support."""
+    return max(DEFAULT_TARGET, thresholds.strongest_target(held_out))
 
 
 def calibrate(

@@ -3,13 +3,16 @@
     python benchmarks/accuracy.py DATA...
 
 DATA are folders of products in MVTec AD layout; toy products come from `python -m anomaly synth`. Every measurement
-runs in a process of its own, so that its memory is its own, and is kept in benchmarks/measured/: a run that was stopped
-goes on where it was. Writes results.json, results.md and results.png beside this file.
+runs in a process of its own, so that its memory is its own, and is kept in benchmarks/measured/ for as long as code and
+weights stay the same: a run that was stopped goes on where it was. Writes results.json, results.md and results.png
+beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import json
 import resource
 import subprocess
@@ -53,7 +56,7 @@ def measure(data: Path, product: str, system: str, seed: int) -> dict:
     detector.fit(dataset.LazyImages(split.train))
     fitted = time.perf_counter() - began
     held_out = evaluation.judge(detector, [dataset.Sample(p, dataset.GOOD, None) for p in split.held_out])
-    target = max(training.DEFAULT_TARGET, thresholds.strongest_target(len(held_out.scores)))
+    target = training.supported_target(len(held_out.scores))
     limit = thresholds.choose("false-alarms", held_out.scores, [], target=target).threshold
     judged = evaluation.judge(detector, samples)
     figures = evaluation.measure(judged, threshold=limit, pixel=float(held_out.peaks.max()))
@@ -72,7 +75,7 @@ def measure(data: Path, product: str, system: str, seed: int) -> dict:
 
 def measure_apart(data: Path, product: str, system: str, seed: int) -> dict:
     """`measure` in a process of its own, or what an earlier run of this program measured."""
-    kept = MEASURED / f"{product}.{system}.{seed}.json"
+    kept = MEASURED / f"{product}.{system}.{seed}.{_fingerprint(data.resolve())}.json"
     if not kept.is_file():
         MEASURED.mkdir(exist_ok=True)
         arguments = [str(data), "--one", product, system, str(seed)]
@@ -82,6 +85,17 @@ def measure_apart(data: Path, product: str, system: str, seed: int) -> dict:
             sys.exit(f"{system} on {product}, seed {seed}, stopped: {last}")
         kept.write_text(done.stdout.strip().splitlines()[-1] + "\n")
     return json.loads(kept.read_text())
+
+
+@functools.cache
+def _fingerprint(data: Path) -> str:
+    """Of all that a measurement depends on: another one is another file, and none is taken for it."""
+    files = [*HERE.glob("*.py"), *(HERE.parent / "anomaly").rglob("*.py")]
+    files += (HERE.parent / "runs" / "_backbones").rglob("*.safetensors")
+    seen = hashlib.sha256(str(data).encode())
+    for path in sorted(files):
+        seen.update(path.read_bytes())
+    return seen.hexdigest()[:12]
 
 
 def summarise(runs: list[dict]) -> dict:
@@ -113,13 +127,13 @@ def _page(products: dict[str, dict[str, dict]]) -> str:
     lines = ["# Accuracy\n\nMade by `python benchmarks/accuracy.py`; [lowest, highest] is a 95% interval over seeds.\n"]
     lines.append(f"\n## Mean over {len(products)} products\n\n| System {head}| --- |{rule}\n")
     for system in _systems(products):
-        means = {}
+        if not all(system in found for found in products.values()):
+            continue
+        cells = []
         for name in COLUMNS:
-            values = [found[system][name] for found in products.values() if system in found]
-            values = [value for value in values if value is not None]
-            means[name] = float(np.mean(values)) if values else None
-        if all(system in found for found in products.values()):
-            lines.append(f"| {system} | " + " | ".join(_cell(name, means[name]) for name in COLUMNS) + " |\n")
+            values = [found[system][name] for found in products.values() if found[system][name] is not None]
+            cells.append(_cell(name, float(np.mean(values)) if values else None))
+        lines.append(f"| {system} | " + " | ".join(cells) + " |\n")
     for product, found in products.items():
         one = next(iter(found.values()))
         counts = (
@@ -135,7 +149,7 @@ def _page(products: dict[str, dict[str, dict]]) -> str:
 def _cell(name: str, value: float | None, interval: list[float] | None = None) -> str:
     if value is None:
         return "–"
-    digits = 3 if name in ("image_auroc", "image_ap", "f1", "accuracy", "pixel_auroc", "aupro") else 0
+    digits = 0 if name in ("fit_seconds", "ms_per_image", "peak_mb") else 3
     text = f"{value:.{digits}f}"
     return text + (f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval and digits else "")
 

@@ -5,6 +5,8 @@ anomalib's models are taken as they come, with the weights of EfficientNet-Lite2
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -57,26 +59,29 @@ class _Anomalib(Measured):
     def _fit(self, batches: Batches, progress: Progress) -> None:
         torch.manual_seed(self.seed)
         self._model = self._build().train()
-        extractor = self._model.feature_extractor.feature_extractor
-        extractor.load_state_dict(_lite2_weights(extractor))
+        self._lite2 = backbones.load("efficientnet_lite2")
+        extractor, weights = self._model.feature_extractor.feature_extractor, self._lite2.trunk.state_dict()
+        extractor.load_state_dict({key: weights[key] for key in extractor.state_dict()})  # it keeps fewer stages
         with torch.no_grad():
-            for done, batch in enumerate(batches):
-                self._model(_normalised(batch))
-                progress("features", done, len(batches))
+            for batch in batches:
+                self._model(self._normalised(batch))
         self._conclude()
         self._model.eval()
 
     def _score(self, batch: Tensor) -> BatchScores:
-        found = self._model(_normalised(batch))
-        maps = found.anomaly_map.squeeze(1)
-        lowest = min(0.0, float(maps.min()))
-        return BatchScores(scores=found.pred_score.flatten(), maps=maps - lowest)
+        found = self._model(self._normalised(batch))
+        return BatchScores(scores=found.pred_score.flatten(), maps=found.anomaly_map.squeeze(1))
 
+    def _normalised(self, batch: Tensor) -> Tensor:
+        return (batch - self._lite2.mean) / self._lite2.std
+
+    @abstractmethod
     def _build(self) -> torch.nn.Module:
-        raise NotImplementedError
+        """The untrained model."""
 
+    @abstractmethod
     def _conclude(self) -> None:
-        raise NotImplementedError
+        """Make of the features seen what the model compares with."""
 
 
 class Padim(_Anomalib):
@@ -120,15 +125,3 @@ def names() -> tuple[str, ...]:
 def create(name: str, *, seed: int) -> Detector:
     """A fresh detector of ours or of others. Raises UnknownName."""
     return OTHERS[name](seed=seed) if name in OTHERS else detectors.create(name, seed=seed)
-
-
-def _lite2_weights(extractor: torch.nn.Module) -> dict[str, Tensor]:
-    """The weights of EfficientNet-Lite2 under the names of timm, for the stages that the extractor keeps."""
-    trunk = backbones.load("efficientnet_lite2").trunk.state_dict()
-    return {key: trunk[key] for key in extractor.state_dict()}
-
-
-def _normalised(batch: Tensor) -> Tensor:
-    recipe = backbones.RECIPES["efficientnet_lite2"]
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
-    return (batch - mean) / std

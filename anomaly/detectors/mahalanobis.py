@@ -68,8 +68,7 @@ class Mahalanobis(Detector):
 
     def _fit(self, batches: Batches, progress: Progress) -> None:
         generator = torch.Generator().manual_seed(self.seed)
-        kept = torch.linspace(0, len(batches) - 1, min(KEPT, len(batches))).round().long()
-        again = torch.linspace(0, len(batches) - 1, min(DISTURBED, len(batches))).round().long()
+        kept, again = _evenly(len(batches), KEPT), _evenly(len(batches), DISTURBED)
         vectors, grids = _features(self.backbone, batches, kept, disturb(batches.take(again), generator), progress)
         origin, kept_origin = torch.cat((torch.arange(len(batches)), again)), torch.cat((kept, again))
         self._patches = _patch_gaussian(grids)
@@ -137,6 +136,11 @@ def _extract(backbone: str, batch: Tensor) -> tuple[list[Tensor], Tensor]:
     size = stages[PATCH_STAGES[-1]].shape[2:]
     grid = torch.cat([F.adaptive_avg_pool2d(stages[i], size) for i in PATCH_STAGES], 1).permute(0, 2, 3, 1)
     return [stages[i].mean((2, 3)) for i in POOLED_STAGES], grid.contiguous()
+
+
+def _evenly(total: int, most: int) -> Tensor:
+    """Indices of at most `most` of `total` images, evenly chosen, in order."""
+    return torch.linspace(0, total - 1, min(most, total)).round().long()
 
 
 def _features(
