@@ -21,7 +21,7 @@ Runs = Annotated[Path, typer.Option("--runs", help="folder of trained categories
 Book = Annotated[Path, typer.Option("--thresholds", help="file of operating points")]
 Data = Annotated[Path, typer.Option("--data", help="folder of categories, or one category's folder")]
 Category = Annotated[str, typer.Option("--category", help="name of the product")]
-Detectors = Annotated[list[str] | None, typer.Option("--detector", help="may be repeated; default: all")]
+Detectors = Annotated[list[str] | None, typer.Option("--detector", help="may be repeated; default: all trained")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="source of all randomness")]
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 RUNS, BOOK = Path("runs"), Path("threshold.json")
@@ -50,7 +50,9 @@ def synth(
 def train(
     data: Data,
     category: Category,
-    detector: Detectors = None,
+    detector: Annotated[
+        list[str] | None, typer.Option("--detector", help="may be repeated; default: mahalanobis and unet")
+    ] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="features of mahalanobis")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", help="side in pixels of the model's input")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="at most, for detectors that have any")] = None,
@@ -63,7 +65,7 @@ def train(
     from anomaly import detectors, training
 
     wanted = {"backbone": backbone, "image_size": image_size, "epochs": epochs, "minutes": minutes}
-    for name in detector or detectors.names():
+    for name in detector or detectors.USUAL:
         model = detectors.create(name, seed=seed, **{k: v for k, v in wanted.items() if v is not None})
         with _Progress(f"{category} / {name}") as progress:
             done = training.train(data, category, model, root=runs, book=thresholds, progress=progress)

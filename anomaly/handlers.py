@@ -95,6 +95,16 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Why:
+    """The place in question beside what a good part looks like there; images are (h, w, 3) uint8 RGB of one size."""
+
+    here: np.ndarray
+    good: np.ndarray
+    source: str  # where `good` comes from
+    shares: tuple[tuple[str, float], ...]  # what the score is made of, largest first; they sum to 1
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that the page says about one inspected photo. Images are (h, w, 3) uint8 RGB of one size."""
 
@@ -207,6 +217,20 @@ class InspectHandlers:
         if session.inspection is not None and session.product is not None:
             return _report(session.product.title, session.inspection, percent)
         return _refused(f"{EXPIRED}. Add the photo again.") if session.photo is None else None
+
+    def explain(self, session: Session) -> Why | Notice | None:
+        """Why the inspected photo differs. None: there is none, or the person has moved on."""
+        turn, inspection = session.turn, session.inspection
+        if inspection is None:
+            return None
+        try:
+            found = self.inspector.explain(inspection)
+        except AnomalyError as error:
+            return refusal(error, Path(inspection.path))
+        if session.turn != turn:
+            return None
+        shares = sorted(found.shares.items(), key=lambda share: -share[1])
+        return Why(here=found.here, good=found.good, source=found.source, shares=tuple(shares))
 
     def inspect_json(self, category: str | None, path: str | None, detector: str | None) -> dict:
         """One photo for a script: the keys of `python -m anomaly inspect --json`."""

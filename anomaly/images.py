@@ -141,19 +141,6 @@ def _gray_from_16_bit(gray: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray((gray >> (4 if high <= 4095 else 8)).astype(np.uint8))
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Scale an image to a square, antialiased; the aspect ratio is not kept.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        size: side of the square in pixels.
-
-    Returns:
-        (size, size, 3) uint8 RGB; the argument itself if it has this size already.
-    """
-    return stretch(image, (size, size))
-
-
 def shrink(image: np.ndarray, longest: int) -> np.ndarray:
     """Scale an image down until no side is over `longest` pixels; the aspect ratio is kept.
 
@@ -236,3 +223,10 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
         Image.fromarray(pixels).save(path, **options[suffix])
     except OSError as error:
         raise ImageError(f"{path} cannot be written ({error.strerror})", "Check that its folder is there") from error
+
+
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB as a JPEG file of good quality, in memory."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=85)
+    return stream.getvalue()

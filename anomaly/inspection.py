@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly import runs
-from anomaly.detectors.base import MANIFEST, Detector
+from anomaly.detectors.base import MANIFEST, Detector, Explanation
 from anomaly.errors import UsageError
 from anomaly.images import read_image, resize_map, shrink, stretch
 from anomaly.regions import Region, find_regions
@@ -179,6 +179,18 @@ class Inspector:
         found = replace(_decided(found), milliseconds=1000 * (time.perf_counter() - began))
         return found if threshold is None else redecide(found, threshold)
 
+    def explain(self, inspection: Inspection) -> Explanation:
+        """Why the strongest region of an inspected photo, or its worst place where no region is, differs.
+
+        Raises:
+            ImageError: the photo is no longer there; StaleThreshold, BrokenRun: the run has changed since.
+        """
+        model, _, _ = self._ready(inspection.category, inspection.detector)
+        image = read_image(inspection.path)
+        box = inspection.regions[0].box if inspection.regions else _worst_place(inspection)
+        with self._lock:
+            return model.explain(image, box)
+
     def _ready(self, category: str, detector: str | None) -> tuple[Detector, OperatingPoint, str]:
         """Detector and operating point, checked to belong together."""
         book = Thresholds.load(self._book)
@@ -195,6 +207,15 @@ class Inspector:
             while len(self._loaded) > LOADED:
                 self._loaded.popitem(last=False)
             return self._loaded[key][1], point, detector
+
+
+def _worst_place(inspection: Inspection) -> tuple[int, int, int, int]:
+    """A box of one pixel of the map around its peak, in pixels of the original."""
+    height, width = inspection.map.shape
+    row, column = np.unravel_index(int(inspection.map.argmax()), inspection.map.shape)
+    across, down = inspection.width / width, inspection.height / height
+    x, y = int(column * across), int(row * down)
+    return x, y, min(max(1, int(across)), inspection.width - x), min(max(1, int(down)), inspection.height - y)
 
 
 def _decided(inspection: Inspection) -> Inspection:

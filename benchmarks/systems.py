@@ -114,7 +114,7 @@ class Patchcore(_Anomalib):
 
 
 OTHERS = {system.name: system for system in (Patchcore, Padim, MeanImage, Brightness)}
-RANDOM = {"unet", "anomalib_padim", "anomalib_patchcore"}  # another seed, another model
+RANDOM = {"fused", "unet", "anomalib_padim", "anomalib_patchcore"}  # another seed, another model
 
 
 def names() -> tuple[str, ...]:

@@ -167,6 +167,22 @@ def test_a_detector_without_reconstruction_says_so(visit, part):
             assert said
 
 
+def test_why_shows_the_place_beside_a_good_one(visit, part):
+    page = visit()
+    choose(page, part.info.title)
+    upload(page, part.path)
+    expect_verdict(page, "ANOMALY", part.path.name)
+    page.get_by_role("button", name="Why?").click()
+    pictures = page.locator(".why img")
+    playwright.expect(pictures).to_have_count(2, timeout=WAIT)
+    assert pictures.evaluate_all("all => all.every(one => one.complete && one.naturalWidth > 8)")
+    shares = [int(text.rstrip("%")) for text in page.locator(".why td:last-child").all_inner_texts()]
+    assert sum(shares) in (99, 100, 101)
+    playwright.expect(page.get_by_role("button", name="Why?")).to_have_count(0)
+    upload(page, part.path)
+    playwright.expect(pictures).to_have_count(0)
+
+
 def test_an_example_is_inspected_by_a_click(visit, part):
     page = visit()
     choose(page, part.info.title)

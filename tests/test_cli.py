@@ -136,17 +136,17 @@ def test_help_names_every_verb_and_ends_well(capsys):
 # --- train
 
 
-def test_train_takes_all_detectors_where_none_is_named(toy_data, tmp_path, monkeypatch, capsys):
+def test_train_takes_the_usual_detectors_where_none_is_named(toy_data, tmp_path, monkeypatch, capsys):
     from anomaly.detectors import unet
 
     monkeypatch.setattr(unet, "EPOCH", 2)
     options = ("--runs", tmp_path / "runs", "--thresholds", tmp_path / "t.json")
     size = ("--epochs", 1, "--image-size", 64, "--seed", 7)
     assert run("train", "--data", toy_data, "--category", CATEGORY, *size, *options) == 0
-    assert runs.names(tmp_path / "runs") == {CATEGORY: detectors.names()}
+    assert runs.names(tmp_path / "runs") == {CATEGORY: detectors.USUAL}
     arguments = runs.open_run(tmp_path / "runs", CATEGORY, "unet").manifest["arguments"]
     assert (arguments["epochs"], arguments["image_size"], arguments["seed"]) == (1, 64, 7)
-    assert capsys.readouterr().out.count(": threshold ") == len(detectors.names())
+    assert capsys.readouterr().out.count(": threshold ") == len(detectors.USUAL)
 
 
 def test_train_passes_minutes_and_backbone_on(toy_data, monkeypatch):

@@ -188,6 +188,22 @@ def test_an_example_is_inspected_like_an_upload(handlers, session):
     assert handlers.inspect(session).verdict == "ANOMALY"
 
 
+def test_why_sets_the_place_beside_a_good_one(handlers, session, tmp_path):
+    inspect(handlers, session, write_plate(tmp_path / "part.png", spot=0))
+    why = handlers.explain(session)
+    assert (why.here.min(), why.good.min(), why.source) == (0, 100, "plain plate")
+    assert why.shares == (("b", 0.75), ("a", 0.25))
+
+
+def test_why_without_a_verdict_is_nothing_and_without_the_photo_a_refusal(handlers, session, tmp_path):
+    assert handlers.explain(session) is None
+    photo = write_plate(tmp_path / "part.png", spot=0)
+    inspect(handlers, session, photo)
+    photo.unlink()
+    said = handlers.explain(session)
+    assert said.kind == "refused" and "part.png" in said.text and str(tmp_path) not in said.text
+
+
 def test_json_for_scripts_tells_the_file_name_and_not_the_folder(handlers, tmp_path):
     found = handlers.inspect_json("plate", str(write_plate(tmp_path / "part.png", spot=0)), None)
     assert (found["path"], found["verdict"], found["score"], found["error"]) == ("part.png", "ANOMALY", 20.0, None)

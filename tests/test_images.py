@@ -21,7 +21,7 @@ from anomaly.errors import (
     TruncatedImage,
     UsageError,
 )
-from anomaly.images import decode_image, list_images, natural_key, read_image, resize, resize_map, shrink, write_image
+from anomaly.images import decode_image, list_images, natural_key, read_image, resize_map, shrink, stretch, write_image
 
 
 def photo(height=48, width=64):
@@ -306,18 +306,18 @@ def test_damaged_bytes_give_an_image_or_our_error_and_nothing_else(format, edits
 # --- resizing
 
 
-def test_resize_is_antialiased_and_keeps_flat_colour():
+def test_stretch_is_antialiased_and_keeps_flat_colour():
     board = np.indices((64, 96)).sum(axis=0) % 2 * np.uint8(255)
-    result = resize(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), 16)
+    result = stretch(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), (16, 16))
     assert result.shape == (16, 16, 3)
     assert np.abs(result.astype(int) - 127).max() <= 4  # a camera that skips pixels would give 0 or 255
-    flat = resize(np.full((50, 31, 3), (9, 120, 250), dtype=np.uint8), 20)
+    flat = stretch(np.full((50, 31, 3), (9, 120, 250), dtype=np.uint8), (20, 20))
     assert (flat == (9, 120, 250)).all()
 
 
 def test_what_has_its_size_already_is_not_copied():
     image = photo(32, 32)
-    assert resize(image, 32) is image
+    assert stretch(image, (32, 32)) is image
     assert shrink(image, 32) is image
 
 

@@ -339,3 +339,22 @@ def test_equal_limits_stay_equal_wherever_the_slider_stops(worst, percent):
     moved = redecide(redecide(even, even.default_threshold * 1.05), even.default_threshold * percent / 100)
     assert moved.review_threshold <= moved.threshold
     assert moved.review_threshold == pytest.approx(moved.threshold)
+
+
+# --- why
+
+
+@pytest.mark.parametrize("name", detectors.names())
+def test_the_strongest_region_is_explained(trained, name):
+    looked = inspector(trained)
+    found = looked.inspect(trained.bad_photo, category=CATEGORY, detector=name, threshold=1e-3)
+    why = looked.explain(found)
+    assert why.here.shape == why.good.shape and sum(why.shares.values()) == pytest.approx(1)
+    assert looked.explain(replace(found, regions=())).here.size  # the worst place stands in for a region
+
+
+def test_a_photo_that_is_gone_is_not_explained(site):
+    looked = inspector(site)
+    found = looked.inspect(site.good_photo, category=CATEGORY)
+    with pytest.raises(ImageError):
+        looked.explain(replace(found, path=str(site.runs / "gone.png")))

@@ -49,7 +49,7 @@ def test_a_run_holds_what_the_design_promises(root, detector):
     folder = root / "plate" / NAME
     manifest = json.loads((folder / MANIFEST).read_text())
     assert {p.name for p in folder.iterdir()} == {MANIFEST, WEIGHTS, CALIBRATION, METRICS}
-    assert (manifest["schema"], manifest["detector"], manifest["category"]) == (1, NAME, "plate")
+    assert (manifest["schema"], manifest["detector"], manifest["category"]) == (2, NAME, "plate")
     assert manifest["arguments"] == detector.arguments()
     assert manifest["versions"]["torch"] == torch.__version__
     assert manifest["backbone_sha256"] == backbones.load().sha256
@@ -181,7 +181,7 @@ TAMPERED = {
     "broken manifest": (lambda f: (f / MANIFEST).write_text('{"schema": 1,'), "cannot be read"),
     "binary manifest": (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe\x00"), "cannot be read"),
     "a list for a manifest": (lambda f: (f / MANIFEST).write_text("[]"), "holds no JSON object"),
-    "schema of the future": (lambda f: rewrite(f / MANIFEST, schema=2), "schema 2.*schema 1 was expected"),
+    "schema of the future": (lambda f: rewrite(f / MANIFEST, schema=3), "schema 3.*schema 2 was expected"),
     "no digests": (lambda f: rewrite(f / MANIFEST, files={}), "lists no weights"),
     "digests of another kind": (lambda f: rewrite(f / MANIFEST, files=None), "lists no weights"),
     "another detector": (lambda f: rewrite(f / MANIFEST, detector="unet"), "holds unet"),

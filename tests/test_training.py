@@ -152,7 +152,7 @@ def test_few_images_are_warned_about(site):
 
 
 def test_the_first_detector_becomes_the_active_one_and_stays_it(trained):
-    assert Thresholds.load(trained.book).active(CATEGORY) == detectors.names()[0]
+    assert Thresholds.load(trained.book).active(CATEGORY) == detectors.USUAL[0]
 
 
 # --- figures

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anomaly.errors import BrokenRun, NotFitted, TooFewImages, UsageError
-from anomaly.images import resize, resize_map, stretch
+from anomaly.images import resize_map, stretch
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing only from Python 3.11 on
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 Image = np.ndarray  # (H, W, 3) uint8 RGB
 Progress = Callable[[str, int, int], None]  # what is done, how far, of how many
 
+MEASURED = 15  # good images whose proportion is looked at before the first is scaled
+ALIKE = 1.1  # proportions that differ by less are stretched to each other
 WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,23 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Explanation:
+    """Why a photo scores as it does.
+
+    Attributes:
+        here: (h, w, 3) uint8, the place in question, cut from the photo with some of its surroundings.
+        good: (h, w, 3) uint8, what a good part looks like there.
+        source: where `good` comes from, in a few words.
+        shares: what the score is made of, names to shares of 1.
+    """
+
+    here: np.ndarray
+    good: np.ndarray
+    source: str
+    shares: dict[str, float]
+
+
+@dataclass(frozen=True)
 class BatchScores:
     """What a subclass returns for a batch: scores (B,), maps (B, h, w) of any size, reconstructions (B, 3, S, S)."""
 
@@ -56,7 +75,7 @@ class Batches:
     """Good images at model size, kept as bytes, handed out as float tensors.
 
     Attributes:
-        pixels: (N, 3, S, S) uint8.
+        pixels: (N, 3, h, w) uint8.
     """
 
     def __init__(self, pixels: Tensor):
@@ -66,7 +85,7 @@ class Batches:
         return len(self.pixels)
 
     def take(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """(len(indices), 3, S, S) float in [0, 1]."""
+        """(len(indices), 3, h, w) float in [0, 1]."""
         return self.pixels[torch.as_tensor(indices)].float() / 255
 
     def __iter__(self, size: int = 16) -> Iterator[Tensor]:
@@ -78,11 +97,12 @@ class Detector(ABC):
     """One-class detector: learns from good images alone. A subclass writes only the four abstract methods.
 
     Args:
-        image_size: side in pixels to which every image is scaled; a multiple of 32 in 64..1024.
+        image_size: side in pixels of the square that images are scaled to, or of one of the same area where good
+            parts are photographed in another proportion; a multiple of 32 in 64..1024.
         seed: source of all randomness; the same seed and images give the same model.
     """
 
-    name: str  # set from the file name by the registry
+    name: str  # of the file, by which the registry knows it
     least: int = 2  # fewer good images are refused
 
     def __init__(self, *, image_size: int = 256, seed: int = 0):
@@ -90,7 +110,12 @@ class Detector(ABC):
             raise UsageError(f"image_size is {image_size}, expected a multiple of 32 in 64..1024", "Use 256")
         self.image_size = image_size
         self.seed = seed
+        self._frame = (image_size, image_size)  # height and width of what the model sees
         self._fitted = False
+
+    def __init_subclass__(cls) -> None:
+        if "name" not in vars(cls):
+            cls.name = cls.__module__.rpartition(".")[2]
 
     def arguments(self) -> dict:
         """The constructor's keyword arguments, as plain JSON values."""
@@ -104,7 +129,7 @@ class Detector(ABC):
         """Learn what good parts look like, from scratch.
 
         Args:
-            normal: good images, (H, W, 3) uint8 RGB, sizes may differ; may be lazy, each is read once.
+            normal: good images, (H, W, 3) uint8 RGB, sizes may differ; may be lazy: a few are read twice.
             progress: called with (stage, done, total).
         Raises:
             TooFewImages: fewer than the detector's minimum.
@@ -113,7 +138,9 @@ class Detector(ABC):
             raise TooFewImages(
                 f"{self.name} was given {len(normal)} good images, it needs at least {self.least}", "Add good images"
             )
-        pixels = torch.empty(len(normal), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        looked_at = np.linspace(0, len(normal) - 1, min(len(normal), MEASURED)).round().astype(int)
+        self._frame = self._choose_frame([_checked(normal[int(i)]).shape[:2] for i in looked_at])
+        pixels = torch.empty(len(normal), 3, *self._frame, dtype=torch.uint8)
         for i in range(len(normal)):
             pixels[i] = self._tensor(normal[i])
             if progress:
@@ -141,12 +168,33 @@ class Detector(ABC):
             made = list(
                 (found.reconstructions.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
             )
-        return [
-            Result(
-                score, resize_map(map, image.shape[:2]), None if picture is None else stretch(picture, image.shape[:2])
-            )
-            for score, map, picture, image in zip(scores, maps, made, images)
-        ]
+        results = []
+        for score, map, picture, image in zip(scores, maps, made, images):
+            shape, (height, width) = image.shape[:2], self._filled(image)
+            if (height, width) != self._frame:
+                map = resize_map(map, self._frame)[:height, :width]
+            if picture is not None:
+                picture = stretch(picture[:height, :width], shape)
+            results.append(Result(score, resize_map(map, shape), picture))
+        return results
+
+    def explain(self, image: Image, box: tuple[int, int, int, int]) -> Explanation:
+        """Why the place inside `box` (x, y, width, height in pixels of the image) differs; changes nothing.
+
+        Raises:
+            NotFitted: nothing is learned yet; UsageError: the box is not inside the image.
+        """
+        if not self._fitted:
+            raise NotFitted(f"This {self.name} detector has learned nothing yet", "Call fit, or load a trained run")
+        height, width = image.shape[:2]
+        x, y, w, h = box
+        if not (0 <= x < x + w <= width and 0 <= y < y + h <= height):
+            problem = f"The box {box} is not inside an image of {width} x {height}"
+            raise UsageError(problem, "Use a region of that image")
+        with torch.inference_mode():
+            inside = np.array([y / height, (y + h) / height, x / width, (x + w) / width])
+            filled = tuple(np.divide(self._filled(image), self._frame).tolist())
+            return self._explain(image, self._tensor(image)[None].float() / 255, inside, filled)
 
     def save(self, path: Path) -> None:
         """Write weights (safetensors) and a manifest (JSON) into the folder `path`, which is made. Raises NotFitted."""
@@ -155,7 +203,8 @@ class Detector(ABC):
         path.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self._state().items()}, path / WEIGHTS)
         (path / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read, but who serves is often somebody else
-        about = {"schema": SCHEMA, "detector": self.name, "arguments": self.arguments(), **self.dependencies()}
+        about = {"schema": SCHEMA, "detector": self.name, "arguments": self.arguments(), "frame": self._frame}
+        about |= self.dependencies()
         (path / MANIFEST).write_text(json.dumps(about, indent=1) + "\n")
 
     @classmethod
@@ -171,6 +220,7 @@ class Detector(ABC):
             for key, value in detector.dependencies().items():
                 if written[key] != value:
                     raise BrokenRun(f"{path} was trained with another {key}: {written[key]}, now {value}", remedy)
+            detector._frame = tuple(written["frame"])
             state = load_file(path / WEIGHTS)
             detector._restore(state)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, UsageError) as error:
@@ -185,7 +235,17 @@ class Detector(ABC):
 
     @abstractmethod
     def _score(self, batch: Tensor) -> BatchScores:
-        """Score a (B, 3, S, S) float batch in [0, 1]."""
+        """Score a (B, 3, h, w) float batch in [0, 1]."""
+
+    @abstractmethod
+    def _explain(self, image: Image, batch: Tensor, inside: np.ndarray, filled: tuple[float, float]) -> Explanation:
+        """Why a place differs.
+
+        Args:
+            batch: the image as (1, 3, h, w).
+            inside: top, bottom, left and right of the place, in shares of the image.
+            filled: (down, across), the share of the batch that the image fills; the rest mirrors it.
+        """
 
     @abstractmethod
     def _state(self) -> dict[str, Tensor]:
@@ -200,10 +260,26 @@ class Detector(ABC):
         return []
 
     def _tensor(self, image: Image) -> Tensor:
-        if not (isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8):
-            found = f"{getattr(image, 'shape', type(image).__name__)} {getattr(image, 'dtype', '')}".strip()
-            raise UsageError(f"An image is {found}, expected (H, W, 3) uint8 RGB", "Read it with images.read_image")
-        return torch.from_numpy(np.ascontiguousarray(resize(image, self.image_size))).permute(2, 0, 1)
+        """(3, h, w) uint8 of the frame's size."""
+        height, width = self._filled(_checked(image))
+        scaled = stretch(image, (height, width))
+        rest = ((0, self._frame[0] - height), (0, self._frame[1] - width), (0, 0))
+        return torch.from_numpy(np.ascontiguousarray(np.pad(scaled, rest, mode="symmetric"))).permute(2, 0, 1)
+
+    def _choose_frame(self, shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Height and width, multiples of 32, of about the area of the square, in the median proportion of images."""
+        wide = float(np.sqrt(np.median([width / height for height, width in shapes])))
+        return tuple(max(64, 32 * round(side / 32)) for side in (self.image_size / wide, self.image_size * wide))
+
+    def _filled(self, image: Image) -> tuple[int, int]:
+        """Height and width that an image takes of the frame: all of it, or less to keep another proportion."""
+        (height, width), (down, across) = image.shape[:2], self._frame
+        proportion = (width / height) / (across / down)
+        if 1 / ALIKE <= proportion <= ALIKE:
+            return self._frame
+        if proportion > 1:
+            return max(1, round(down / proportion)), across
+        return down, max(1, round(across * proportion))
 
 
 def topk_mean(map: Tensor, share: float = 0.01) -> Tensor:
@@ -227,6 +303,34 @@ def deviations(raw: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
     Strictly increasing, so it changes no ranking; close to the z-score itself from 3 on.
     """
     return torch.nn.functional.softplus((raw - centre) / spread)
+
+
+def cut(image: Image, centre: tuple[float, float], extent: tuple[float, float]) -> Image:
+    """The part of an image around a centre, moved inwards where it would stick out.
+
+    Args:
+        centre, extent: (down, across) in shares of the image, 0..1.
+    """
+    spans = []
+    for side, middle, share in zip(image.shape, centre, extent):
+        length = max(1, min(side, round(share * side)))
+        start = min(max(0, round(middle * side - length / 2)), side - length)
+        spans.append(slice(start, start + length))
+    return image[spans[0], spans[1]]
+
+
+def surroundings(inside: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Centre and extent to cut a place with its surroundings: half as much again, an eighth of the image at least."""
+    top, bottom, left, right = inside
+    extent = tuple(min(1.0, max(1.5 * length, 1 / 8)) for length in (bottom - top, right - left))
+    return ((top + bottom) / 2, (left + right) / 2), extent
+
+
+def _checked(image: object) -> Image:
+    if not (isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8):
+        found = f"{getattr(image, 'shape', type(image).__name__)} {getattr(image, 'dtype', '')}".strip()
+        raise UsageError(f"An image is {found}, expected (H, W, 3) uint8 RGB", "Read it with images.read_image")
+    return image
 
 
 def _silent(stage: str, done: int, total: int) -> None:

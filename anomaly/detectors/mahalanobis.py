@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.covariance import ledoit_wolf
@@ -28,7 +29,20 @@ from torch import Tensor
 
 from anomaly import backbones
 from anomaly.corrupt import disturb
-from anomaly.detectors.base import Batches, BatchScores, Detector, Progress, deviations, fold_slices, topk_mean
+from anomaly.detectors.base import (
+    Batches,
+    BatchScores,
+    Detector,
+    Explanation,
+    Image,
+    Progress,
+    cut,
+    deviations,
+    fold_slices,
+    surroundings,
+    topk_mean,
+)
+from anomaly.images import decode_image, encode_jpeg, stretch
 
 PATCH_STAGES = (0, 1, 2)  # strides 4, 8, 16, averaged on the grid of the last: the coarsest would blur small defects
 POOLED_STAGES = (2, 3)  # strides 16, 32: pooled over the image, finer ones say little but the light
@@ -38,6 +52,7 @@ SWEEPS = 3  # of the subspace iteration that finds them
 BANK = 1000  # good patches that are kept
 DRAWN = 12000  # good patches among which they are chosen
 PROJECTED = 64  # dimensions in which they are chosen
+SHOWN = 12  # good photos that are kept, as JPEG, to show beside what is not good
 FOLDS = 5
 DISTURBED = 16  # images that are seen again, disturbed: enough for the few directions in which light moves features
 KEPT = 200  # at most so many images keep their patch features while fitting: 1 MB each at 448 px
@@ -54,7 +69,7 @@ class Mahalanobis(Detector):
         backbone: a name of `backbones.RECIPES`.
     """
 
-    least = 8
+    least = 4
 
     def __init__(self, *, image_size: int = 448, seed: int = 0, backbone: str = backbones.DEFAULT):
         super().__init__(image_size=image_size, seed=seed)
@@ -74,6 +89,8 @@ class Mahalanobis(Detector):
         self._patches = _patch_gaussian(grids)
         for grid in grids:
             grid.copy_(_whiten(self._patches, grid))
+        shown = batches.pixels[_evenly(len(batches), SHOWN)].permute(0, 2, 3, 1).contiguous().numpy()
+        self._photos = [encode_jpeg(photo) for photo in shown]
         self._bank, bank_origin = _coreset(grids, kept_origin, generator)
         cells = _cells(grids)
         held_out = []
@@ -101,6 +118,52 @@ class Mahalanobis(Detector):
             scores=deviations(scores, *self._joint), maps=deviations(relative, self._centre[1], self._spread[1])
         )
 
+    def _explain(self, image: Image, batch: Tensor, inside: np.ndarray, filled: tuple[float, float]) -> Explanation:
+        """The place beside the one most like it on the good photos that were kept."""
+        photos = [decode_image(photo, name="a good photo of the run") for photo in self._photos]
+        seen = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float() / 255
+        good = torch.cat([_extract(self.backbone, photo[None])[1] for photo in seen])
+        vectors, grid = _extract(self.backbone, batch)
+        around = surroundings(inside)
+        sides = grid.shape[1:3]
+        centre, extent = np.array(around) * filled  # in shares of the frame
+        height, width = (max(1, round(share * side)) for share, side in zip(extent, sides))
+        # Whitened, what is far from all good places is nearest to the most ordinary one; unwhitened, like finds like.
+        spread = good.std((0, 1, 2)) + TINY
+        here, there = (_windows(features / spread, height, width) for features in (grid, good))
+        row, column = (
+            min(max(0, round(middle * side - length / 2)), side - length)
+            for middle, side, length in zip(centre, sides, (height, width))
+        )
+        distances = (there - here[0, row, column]).norm(dim=-1)
+        photo, top, left = np.unravel_index(int(distances.argmin()), distances.shape)
+        found = ((top + height / 2) / sides[0], (left + width / 2) / sides[1])
+        picture = cut(image, *around)
+        return Explanation(
+            here=picture,
+            good=stretch(cut(photos[photo], found, extent), picture.shape[:2]),
+            source="the place most like it on a good part",
+            shares=self._shares(vectors, grid, inside * np.repeat(filled, 2)),
+        )
+
+    def _shares(self, vectors: list[Tensor], grid: Tensor, inside: np.ndarray) -> dict[str, float]:
+        """Of texture and parts at the worst patch `inside` (shares of the frame), and of the whole image."""
+        whitened = _whiten(self._patches, grid)
+        maps = _maps(self._places, self._bank, whitened)
+        views = ((self._views(_raw(self._whole, vectors, maps)) - self._centre) / self._spread)[0].clamp_min(0)
+        local = float(views[1] / views.sum().clamp_min(TINY))
+        top, bottom, left, right = (inside * np.repeat(grid.shape[1:3], 2)).astype(int).tolist()
+        rows, columns = slice(top, max(bottom, top + 1)), slice(left, max(right, left + 1))
+        relative = (maps / self._typical[-2:, None, None]).mean(1)[0, rows, columns]
+        worst = whitened[0, rows, columns].flatten(0, 1)[relative.argmax()]
+        change = worst - self._bank[torch.linalg.vector_norm(self._bank - worst, dim=1).argmin()]
+        # Terms of the squared distance |W d|^2 = d' W' W d, by channel; a good patch has about 1 for each.
+        terms = torch.linalg.solve(self._patches[1], change) * (self._patches[1].T @ change) - 1
+        stages = terms.split([backbones.load(self.backbone).channels[stage] for stage in PATCH_STAGES])
+        *texture, part = (max(TINY, float(stage.sum())) for stage in stages)
+        texture = sum(texture) / (sum(texture) + part)
+        return {"texture": local * texture, "parts": local * (1 - texture), "the whole": 1 - local}
+
     def _views(self, raw: Tensor) -> Tensor:
         """Distances (B, S + 2) -> (B, 2): of the whole part and of its worst places, 1 for a typical good part."""
         relative = raw / self._typical
@@ -116,6 +179,7 @@ class Mahalanobis(Detector):
             state |= {f"pooled{i}.mean": mean, f"pooled{i}.whitening": whitening}
         state |= {f"place.{name}": value.half() for name, value in vars(self._places).items()}
         state |= {"patch.mean": self._patches[0], "patch.whitening": self._patches[1]}
+        state |= {f"photo{i:02}": torch.frombuffer(bytearray(p), dtype=torch.uint8) for i, p in enumerate(self._photos)}
         return state | {"bank": self._bank.half()}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
@@ -124,6 +188,7 @@ class Mahalanobis(Detector):
         self._whole = [(state[f"pooled{i}.mean"], state[f"pooled{i}.whitening"]) for i in stages]
         self._patches = (state["patch.mean"], state["patch.whitening"])
         self._bank = state["bank"].float()
+        self._photos = [state[key].numpy().tobytes() for key in sorted(state) if key.startswith("photo")]
         self._places = _Places(*(state[f"place.{field.name}"].float() for field in fields(_Places)))
 
 
@@ -242,6 +307,11 @@ def _maps(places: _Places, bank: Tensor, grid: Tensor) -> Tensor:
     """Whitened features (B, h, w, C) -> (B, 2, h, w): distance from the normal of the place, and to the bank."""
     nearest = [torch.cdist(image.flatten(0, 1), bank).amin(1).reshape(image.shape[:2]) for image in grid]
     return torch.stack((places.distances(grid), torch.stack(nearest)), 1)
+
+
+def _windows(grid: Tensor, height: int, width: int) -> Tensor:
+    """Means over every window of height x width places: (B, h, w, C) -> (B, h - height + 1, w - width + 1, C)."""
+    return F.avg_pool2d(grid.permute(0, 3, 1, 2), (height, width), stride=1).permute(0, 2, 3, 1)
 
 
 def _patch_gaussian(grids: Tensor) -> Gaussian:

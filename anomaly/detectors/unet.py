@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,8 +20,20 @@ from torch import Tensor, nn
 from anomaly import backbones, nets
 from anomaly.corrupt import corrupt
 from anomaly.descent import Descent
-from anomaly.detectors.base import Batches, BatchScores, Detector, Progress, deviations, topk_mean
+from anomaly.detectors.base import (
+    Batches,
+    BatchScores,
+    Detector,
+    Explanation,
+    Image,
+    Progress,
+    cut,
+    deviations,
+    surroundings,
+    topk_mean,
+)
 from anomaly.errors import UsageError
+from anomaly.images import stretch
 
 EPOCH = 40  # steps between two looks at the left-out images
 SMOOTH = 9  # side in pixels, at 256 px, of the window over which errors are averaged
@@ -180,6 +193,24 @@ class UNet(Detector):
             reconstructions=repaired,
         )
 
+    def _explain(self, image: Image, batch: Tensor, inside: np.ndarray, filled: tuple[float, float]) -> Explanation:
+        errors, repaired = self._errors(batch)
+        height, width = (round(share * side) for share, side in zip(filled, errors.shape[2:]))
+        top, bottom, left, right = (inside * (height, height, width, width)).round().astype(int)
+        normalised = ((errors - self._typical) / self._spread).clamp_min(0)[0]
+        place = normalised[:, top : max(bottom, top + 1), left : max(right, left + 1)].mean((1, 2))
+        changed = float(place[0] / place.sum().clamp_min(1e-6))
+        around = surroundings(inside)
+        here = cut(image, *around)
+        good = (255 * repaired[0, :, : 2 * height, : 2 * width].clamp(0, 1)).round().byte()
+        good = good.permute(1, 2, 0).contiguous().numpy()
+        return Explanation(
+            here=here,
+            good=stretch(cut(good, *around), here.shape[:2]),
+            source="the same place as the network repaired it",
+            shares={"what the repair changed": changed, "what looks like damage": 1 - changed},
+        )
+
     def _state(self) -> dict[str, Tensor]:
         network = {
             f"network.{k}": v.half() if v.is_floating_point() else v for k, v in self._network.state_dict().items()
@@ -191,7 +222,8 @@ class UNet(Detector):
         }
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        self._network = nets.UNet(base=self.base).eval()
+        with torch.random.fork_rng(devices=[]):  # the random weights are overwritten: nobody else's draws may change
+            self._network = nets.UNet(base=self.base).eval()
         weights = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
         self._network.load_state_dict(weights)
         self._typical, self._spread = state["typical"], state["spread"]
@@ -229,14 +261,14 @@ def _loss(network: nn.Module, damaged: Tensor, good: Tensor, masks: Tensor) -> T
 
 
 def _vary(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Harmless variation, so that light and a pixel's shift do not count as damage: (B, 3, S, S) -> the same."""
+    """Harmless variation, so that light and a pixel's shift do not count as damage: (B, 3, H, W) -> the same."""
     n = len(images)
     light = 1 + 0.2 * (torch.rand(n, 1, 1, 1, generator=generator) - 0.5)
     lift = 0.08 * (torch.rand(n, 1, 1, 1, generator=generator) - 0.5)
     shifts = torch.randint(-4, 5, (n, 2), generator=generator).tolist()
     padded = F.pad(images, (4, 4, 4, 4), mode="reflect")
-    size = images.shape[-1]
-    moved = torch.stack([p[:, 4 + y : 4 + y + size, 4 + x : 4 + x + size] for p, (y, x) in zip(padded, shifts)])
+    height, width = images.shape[2:]
+    moved = torch.stack([p[:, 4 + y : 4 + y + height, 4 + x : 4 + x + width] for p, (y, x) in zip(padded, shifts)])
     return (moved * light + lift).clamp(0, 1)
 
 

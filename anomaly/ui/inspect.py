@@ -57,7 +57,8 @@ class Bench:
             self.reconstruction: pieces.reconstruction,
             self.heatmap: pieces.heatmap,
         }
-        self.result = [self.session, self.verdict, self.tuning, self.limit, self.panels, *self.pictures, self.regions]
+        shown = [self.verdict, self.tuning, self.limit, self.panels, *self.pictures, self.regions, self.ask, self.why]
+        self.result = [self.session, *shown]
 
     def _lay_out_controls(self) -> None:
         handlers = self.handlers
@@ -97,6 +98,8 @@ class Bench:
             self.reconstruction = _html("reconstruction")
             self.heatmap = _html("heatmap")
         self.regions = _html("regions", pieces.legend())
+        self.ask = gr.Button("Why? Show a good part beside it", elem_id="ask", visible=False)
+        self.why = _html("why")
 
     def connect(self, app: gr.Blocks) -> None:
         session, result = self.session, self.result
@@ -113,6 +116,7 @@ class Bench:
         moved = [session, self.verdict, self.heatmap, self.regions]
         self.limit.input(self.move_limit, [session, self.limit], moved, queue=False, **QUICK)
         self.reset.click(self.reset_limit, [session], [self.limit, *moved], queue=False, **QUICK)
+        self.ask.click(self.explain, [session], [session, self.ask, self.why], **NETWORK)
 
     def choose_product(self, session: Session, category: str | None) -> dict:
         try:
@@ -159,7 +163,14 @@ class Bench:
             self.limit: gr.update(minimum=span.minimum, maximum=span.maximum, step=span.step, value=STORED),
             self.panels: gr.update(visible=True),
             self.regions: pieces.regions(report),
+            self.ask: gr.update(visible=True),
         } | {panel: draw(report) for panel, draw in self.pictures.items()}
+
+    def explain(self, session: Session) -> dict:
+        found = self.handlers.explain(session)
+        if found is None:
+            return {self.session: session}
+        return {self.session: session, self.ask: gr.update(visible=False), self.why: pieces.why(found)}
 
     def move_limit(self, session: Session, percent: float) -> dict:
         """Only what the limit changes is sent, so that the slider answers while it is dragged."""
@@ -188,6 +199,8 @@ class Bench:
             self.tuning: gr.update(visible=False),
             self.panels: gr.update(visible=busy),
             self.regions: pieces.legend() if said.kind == "idle" else "",
+            self.ask: gr.update(visible=False),
+            self.why: "",
         } | {panel: pieces.empty_panel(panel.elem_id.capitalize()) if busy else "" for panel in self.pictures}
 
 

@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from anomaly.handlers import MOST_REGIONS, STORED, Example, Notice, Report
+from anomaly.handlers import MOST_REGIONS, STORED, Example, Notice, Report, Why
 
 TALLEST = 460  # CSS pixels that a panel may take, so that the verdict and the pictures fit on one screen
 METER_END = 2.0  # the level bar ends at twice the limit, which puts the limit in its middle for every product
@@ -179,6 +179,25 @@ def regions(report: Report) -> str:
     return (
         f'{head}<div class="wide"><table><caption class="unseen">Defect regions in pixels of the original</caption>'
         f"<thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>{more}</div>"
+    )
+
+
+def why(found: Why | Notice) -> str:
+    """The place in question beside a good one, and what the score is made of."""
+    if isinstance(found, Notice):
+        return notice(found)
+    pictures = "".join(
+        f'<figure><img src="{picture(image)}" alt="{escape(words)}"><figcaption>{escape(words)}</figcaption></figure>'
+        for image, words in ((found.here, "this photo"), (found.good, found.source))
+    )
+    bars = "".join(
+        f"<tr><th scope='row'>{escape(name)}</th><td><i style='width:{100 * share:.0f}%'></i></td>"
+        f"<td>{100 * share:.0f}%</td></tr>"
+        for name, share in found.shares
+    )
+    return (
+        f'<section class="why" aria-label="Why"><div class="pair">{pictures}</div>'
+        f"<table><caption>What the score is made of</caption><tbody>{bars}</tbody></table></section>"
     )
 
 
