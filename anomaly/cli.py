@@ -332,20 +332,20 @@ def _photos(paths: list[Path]) -> list[Path]:
 
 
 def _unjudged(file: Path, category: str, detector: str | None, error: AnomalyError) -> dict:
-    nothing = dict.fromkeys(
-        ("score", "threshold", "review_threshold", "level", "verdict", "defect_type", "product", "milliseconds")
-    )
-    known = {"path": str(file), "category": category, "detector": detector, "regions": [], "error": str(error)}
-    return nothing | known
+    numbers = ("score", "threshold", "review_threshold", "level", "percentile", "milliseconds")
+    nothing = dict.fromkeys((*numbers, "verdict", "defect_type", "product"))
+    known = {"path": str(file), "category": category, "detector": detector, "error": str(error)}
+    return nothing | known | {"regions": [], "capture": []}
 
 
 def _line(row: dict) -> str:
     if row["error"]:
         return f"{'ERROR':8} {row['path']}: {row['error']}"
-    return (
+    facts = (
         f"{row['verdict']:8} {row['path']}: score {row['score']:.4g}, {row['level']:.2f} of the limit, "
         f"{len(row['regions'])} region(s), {row['milliseconds']:.0f} ms"
     )
+    return ". ".join((facts, *row["capture"]))
 
 
 def _in_words(figures: dict) -> str:

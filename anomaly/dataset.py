@@ -10,8 +10,9 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from anomaly.images import SUFFIXES, list_images, natural_key, read_image
 
 GOOD = "good"
 WANTED_GROUPS = 20  # enough that a fifth of the groups is more than an accident of two or three of them
+BURST = 10  # photos of one part follow each other at least this many times as closely as one part the other
 
 
 @dataclass(frozen=True)
@@ -186,8 +188,9 @@ def group_by_number(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
     """Groups of files that may show one and the same part: runs of neighbouring file numbers.
 
     The number is the last one in the stem (`exp1_num_108719`, `cast_ok_0_8738`, `normal-21`, `020`), whatever stands
-    before it: one magnet tile under six exposures is `exp1_num_743` to `exp6_num_8xx`. Files belong together when
-    number // block is equal, with the largest block of 1, 2, 5, 10, 20, 50 … that leaves 20 groups, else 1.
+    before it: one magnet tile under three exposures is `exp1_num_314979`, `exp2_num_315006`, `exp3_num_315037`. Files
+    belong together when number // block is equal, with the largest block of 1, 2, 5, 10, 20, 50 … that leaves 20
+    groups, else 1. A border that would cut such a burst moves to the widest gap within half a block.
     Files without a number are counted by their natural order among themselves; so are all files when the same number
     stands on more than six of them on average, since it then counts cameras or seconds and not parts.
     """
@@ -198,11 +201,43 @@ def group_by_number(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
         numbers = [None] * len(paths)
     unnumbered = iter(range(len(paths)))
     keys = [(0, next(unnumbered)) if number is None else (1, number) for number in numbers]
-    block = _block(keys)
+    distinct = sorted(set(keys))
+    ends = _ends(distinct, _block(keys))
+    group_of = dict(zip(distinct, accumulate((i in ends for i in range(len(distinct))), initial=0)))
     groups = defaultdict(list)
-    for path, (numbered, number) in zip(paths, keys, strict=True):
-        groups[numbered, number // block].append(path)
-    return [tuple(groups[key]) for key in sorted(groups)]
+    for path, key in zip(paths, keys, strict=True):
+        groups[group_of[key]].append(path)
+    return [tuple(groups[place]) for place in sorted(groups)]
+
+
+def _ends(keys: list[tuple[int, int]], block: int) -> set[int]:
+    """Places in ascending distinct keys after which a group ends."""
+    pairs = list(zip(keys, keys[1:]))
+
+    def gap(place: int) -> int:
+        return pairs[place][1][1] - pairs[place][0][1]
+
+    ends = set()
+    for place, ((numbered, low), (also, high)) in enumerate(pairs):
+        if numbered != also:
+            ends.add(place)
+        elif low // block != high // block:
+            border = high // block * block
+            widest = max((place, *_near(pairs, place, border, block)), key=gap)
+            ends.add(widest if gap(widest) >= BURST * gap(place) else place)
+    return ends
+
+
+def _near(pairs: list[tuple], place: int, border: int, block: int) -> Iterator[int]:
+    """Places whose gap begins within half a block of the border, on either side of `place`."""
+    for step in (-1, 1):
+        other = place + step
+        while 0 <= other < len(pairs) and pairs[other][0][0] == pairs[other][1][0] == pairs[place][0][0]:
+            nearest = pairs[other][0 if step > 0 else 1][1]
+            if 2 * abs(nearest - border) > block:
+                break
+            yield other
+            other += step
 
 
 def _block(keys: list[tuple[int, int]]) -> int:

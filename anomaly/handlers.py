@@ -13,10 +13,12 @@ from anomaly import render
 from anomaly.errors import AnomalyError, UnknownName, UsageError
 from anomaly.images import read_image, shrink
 from anomaly.inspection import CategoryInfo, Inspection, Inspector, redecide
+from anomaly.thresholds import Standing
 
 log = logging.getLogger(__name__)
 
 STORED = 100  # the trial limit, in percent of the stored one, at which nothing was moved
+DEEPEST = 10  # a REVIEW band that ends lower than a tenth of the limit has no OK within reach of a slider
 MOST_REGIONS = 8  # more numbers on one picture than this hide the defect that they point at
 THUMBNAIL = 144  # longest side in pixels, sharp at 72 CSS pixels on a dense screen
 EXPIRED = "The photo is no longer kept by this server"
@@ -122,6 +124,8 @@ class Report:
     milliseconds: float
     regions: tuple[Region, ...]
     note: str
+    doubt: str
+    capture: tuple[str, ...]
     photo: np.ndarray
     reconstruction: np.ndarray | None
     overlay: np.ndarray
@@ -302,11 +306,13 @@ def _report(title: str, stored: Inspection, percent: float = STORED) -> Report:
             Region(*region.box, area=region.area, level=region.peak / now.pixel_threshold) for region in now.regions
         ),
         note=_note(now),
+        doubt=_doubt(now.percentile),
+        capture=now.capture,
         photo=now.preview,
         reconstruction=now.reconstruction,
         overlay=render.overlay(now.preview, now.map, anchor, pixel_threshold=now.pixel_threshold),
         scale=render.heatmap(np.linspace(0, 2 * anchor, 64, dtype=np.float32)[None], anchor),
-        slider=slider_range(stored.score / stored.review_threshold),
+        slider=slider_range(stored.score / max(stored.review_threshold, limit / DEEPEST)),
     )
 
 
@@ -321,6 +327,12 @@ def _note(inspection: Inspection) -> str:
     if inspection.verdict == "OK":
         return f"{places} over the pixel limit, but the part as a whole is under its limit."
     return f"{places} over the limit."
+
+
+def _doubt(standing: Standing) -> str:
+    """One plain sentence on how sure the held-out parts make it that this one is unusual."""
+    low, high = math.floor(100 * standing.low), math.ceil(100 * standing.high)
+    return f"Higher than {standing.below} of {standing.n} good parts (95% interval {low}-{high}%)"
 
 
 def _example(path: Path) -> Example | None:

@@ -15,7 +15,7 @@ from anomaly.detectors.base import MANIFEST, Detector, Explanation
 from anomaly.errors import UsageError
 from anomaly.images import read_image, resize_map, shrink, stretch
 from anomaly.regions import Region, find_regions
-from anomaly.thresholds import OperatingPoint, Thresholds, decide
+from anomaly.thresholds import OperatingPoint, Standing, Thresholds, decide, standing
 
 PREVIEW = 1024  # longest side in pixels of what is kept of a photo: bounds memory, whatever the camera
 LOADED = 12  # detectors held in memory; the one unused for longest goes first
@@ -41,6 +41,9 @@ class Inspection:
     Attributes:
         score, threshold, review_threshold, pixel_threshold: in the unit of the detector.
         default_threshold: the stored limit, whatever `redecide` made of it.
+        capture: what is unlike the good photos in how this one was taken, a sentence each; then it is for a person to
+            judge, and the verdict is "REVIEW" whatever the score.
+        percentile: where the score lies among those of held-out good parts.
         regions: connected areas of the map at or over `pixel_threshold`, in pixels of the original.
         width, height: of the original in pixels.
         preview: (h, w, 3) uint8 RGB, no side over 1024; map: (h, w) float32; reconstruction: like preview, or None.
@@ -55,6 +58,8 @@ class Inspection:
     pixel_threshold: float
     default_threshold: float
     verdict: str
+    capture: tuple[str, ...]
+    percentile: Standing
     regions: tuple[Region, ...]
     milliseconds: float
     width: int
@@ -81,6 +86,8 @@ class Inspection:
             "regions": [region.to_json() for region in self.regions],
             "defect_type": None,
             "product": None,
+            "capture": list(self.capture),
+            "percentile": self.percentile.to_json(),
             "milliseconds": round(self.milliseconds, 3),
             "error": None,
         }
@@ -150,7 +157,7 @@ class Inspector:
             ImageError: the file is no readable photo; UnknownName: no such category or detector;
             BrokenRun: the run is damaged; MissingThreshold, StaleThreshold: it has no limit of its own.
         """
-        model, point, detector = self._ready(category, detector)
+        model, run, point = self._ready(category, detector)
         began = time.perf_counter()
         image = read_image(path)
         with self._lock:  # one forward pass at a time: more would share the same cores and multiply memory
@@ -161,13 +168,15 @@ class Inspector:
         found = Inspection(
             path=str(path),
             category=category,
-            detector=detector,
+            detector=run.detector,
             score=result.score,
             threshold=point.fail,
             review_threshold=point.review,
             pixel_threshold=point.pixel,
             default_threshold=point.fail,
             verdict="",
+            capture=run.profile.objections(image) if run.profile else (),
+            percentile=standing(result.score, [entry["score"] for entry in run.calibration["good"]]),
             regions=(),
             milliseconds=0.0,
             width=image.shape[1],
@@ -191,8 +200,8 @@ class Inspector:
         with self._lock:
             return model.explain(image, box)
 
-    def _ready(self, category: str, detector: str | None) -> tuple[Detector, OperatingPoint, str]:
-        """Detector and operating point, checked to belong together."""
+    def _ready(self, category: str, detector: str | None) -> tuple[Detector, runs.Run, OperatingPoint]:
+        """Detector, its run and operating point, checked to belong together."""
         book = Thresholds.load(self._book)
         if detector is None:
             detector = book.active(category) or next(iter(runs.names(self._root).get(category, ())), "")
@@ -206,7 +215,7 @@ class Inspector:
             self._loaded.move_to_end(key)
             while len(self._loaded) > LOADED:
                 self._loaded.popitem(last=False)
-            return self._loaded[key][1], point, detector
+            return self._loaded[key][1], run, point
 
 
 def _worst_place(inspection: Inspection) -> tuple[int, int, int, int]:
@@ -219,6 +228,11 @@ def _worst_place(inspection: Inspection) -> tuple[int, int, int, int]:
 
 
 def _decided(inspection: Inspection) -> Inspection:
+    """Verdict and regions by the limits of the inspection.
+
+    A photo that was taken otherwise than the good ones is neither OK nor ANOMALY: the limit says nothing about another
+    camera, and the part is not to blame for the light.
+    """
     height, width = inspection.map.shape
     scale = (inspection.width / width, inspection.height / height)
     regions = find_regions(
@@ -228,4 +242,6 @@ def _decided(inspection: Inspection) -> Inspection:
         scale=scale,
     )
     verdict = decide(inspection.score, threshold=inspection.threshold, review=inspection.review_threshold)
+    if inspection.capture:
+        verdict = "REVIEW"
     return replace(inspection, verdict=verdict, regions=tuple(regions))

@@ -12,7 +12,7 @@ from anomaly import render
 from anomaly.images import write_image
 from anomaly.inspection import Inspection
 
-COLUMNS = ("category", "score", "threshold", "prediction", "visualization path", "file")
+COLUMNS = ("category", "score", "threshold", "prediction", "visualization path", "file", "capture")
 GAP = 8  # pixels of white between panels
 
 
@@ -47,9 +47,9 @@ def write_summary(rows: Iterable[dict], path: Path) -> None:
         writer.writerow(COLUMNS)
         for row in rows:
             prediction = row["verdict"] or "ERROR"
-            writer.writerow(
-                (row["category"], row["score"], row["threshold"], prediction, row["visualization"], row["path"])
-            )
+            place = (row["visualization"], row["path"])
+            said = "; ".join(row["capture"])
+            writer.writerow((row["category"], row["score"], row["threshold"], prediction, *place, said))
 
 
 def _padded(panel: np.ndarray, height: int) -> np.ndarray:

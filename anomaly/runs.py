@@ -17,6 +17,7 @@ import torch
 
 from anomaly import __version__, detectors
 from anomaly.backbones import digest_of
+from anomaly.capture import Profile
 from anomaly.detectors.base import MANIFEST, SCHEMA, WEIGHTS, Detector
 from anomaly.errors import BrokenRun, UnknownName, UsageError
 from anomaly.images import list_images
@@ -28,6 +29,7 @@ CALIBRATION, METRICS, HISTORY, CATEGORY, EXAMPLES = (
     "category.json",
     "examples",
 )
+CAPTURE = "capture"  # key in CALIBRATION
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Run:
 
     Attributes:
         manifest: arguments, seed, versions, data fingerprint, split lists, digests.
-        calibration: {"good": [{"file", "score", "peak"}], "defect": [...]}: scores of images that were held out.
+        calibration: {"good": [{"file", "score", "peak"}], "defect": [...]}: scores of images that were held out; and
+            "capture", how the good photos were taken, which runs of older versions lack.
         metrics: figures of `evaluation.measure` on the test images at training time, empty if there were none.
     """
 
@@ -50,6 +53,12 @@ class Run:
     @property
     def weights_sha256(self) -> str:
         return self.manifest["files"][WEIGHTS]
+
+    @property
+    def profile(self) -> Profile | None:
+        """How the good photos were taken; None of a run that did not measure it."""
+        content = self.calibration.get(CAPTURE)
+        return None if content is None else Profile.from_json(content)
 
     def load_detector(self) -> Detector:
         """Read the weights. Raises BrokenRun when any file is not the one that the manifest names."""

@@ -31,9 +31,13 @@ _FROM_FILE = "from file"
 
 @dataclass(frozen=True)
 class Choice:
-    """A threshold that a rule chose, and what it promises in one plain sentence with n and the 95% interval."""
+    """A threshold that a rule chose, where REVIEW begins, and what to expect in one plain sentence with n and interval.
+
+    `review` is minus infinity when even the lowest score may belong over the threshold.
+    """
 
     threshold: float
+    review: float
     rule: str
     target: float | None
     promise: str
@@ -90,14 +94,90 @@ def choose(
         if target is not None:
             raise UsageError(f"the rule {rule} takes no target", "Leave the target out, or use the rule false-alarms")
         threshold, promise = _from_both(rule, good, defect, false_alarm_cost, escape_cost)
+    below = np.mean(good < threshold)
+    review = review_limit(good, share=1 - target if rule == "false-alarms" else below, threshold=threshold)
+    doubtful = int(np.sum((good >= review) & (good < threshold)))
+    promise += f"; {_rate(doubtful, good.size, 'held-out good parts go to REVIEW')}"
     return Choice(
         threshold=float(threshold),
+        review=review,
         rule=rule,
         target=target,
         promise=promise,
         n_good=int(good.size),
         n_defect=int(defect.size),
     )
+
+
+def review_limit(good: ArrayLike, *, share: float, threshold: float) -> float:
+    """Where doubt begins: the lower end of the 95% interval of the quantile of good parts where the threshold stands.
+
+    The threshold shall have `share` of all good parts below it. A score with k of the n held-out ones below it has some
+    share p of all good parts below it, and p is known to lie in the exact interval of k of n (`interval`) only. Doubt
+    begins with the smallest k whose upper end reaches `share`: from there on the held-out parts cannot say on which
+    side of the promised quantile a part lies. That is just over the k-th lowest score, the order statistic that bounds
+    a quantile from below whatever the distribution, P(Binomial(n, share) <= k - 1) < 2.5% <= P(Binomial(n, share) <= k)
+    (Thompson 1936; David & Nagaraja, Order Statistics, 2003, section 7.1).
+
+    Args:
+        good: (n,) scores of held-out good parts.
+        share: of good parts under the threshold, in [0, 1].
+        threshold: of the verdict.
+    Returns:
+        A score, never over `threshold`; minus infinity when the parts are too few to bound the quantile from below.
+    """
+    good = _scores(good, "good")
+    below = np.arange(good.size)
+    k = int(np.searchsorted(betaincinv(below + 1, good.size - below, 0.975), share))  # the upper ends grow with k
+    return min(float(np.nextafter(good[k - 1], np.inf)), float(threshold)) if k else -math.inf
+
+
+def interval(k: int, n: int) -> tuple[float, float]:
+    """The exact 95% interval of a share that was seen k times in n (Clopper & Pearson 1934), as fractions."""
+    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, 0.025))
+    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 0.975))
+    return low, high
+
+
+def rate_to_come(k: int, n: int) -> tuple[float, float]:
+    """The 95% interval of the rate of false alarms to come, of a limit just over the k-th lowest of n good scores.
+
+    The rate follows Beta(n + 1 - k, k) whatever the distribution of scores (Vovk 2012, split conformal).
+    """
+    low, high = (float(betaincinv(n + 1 - k, k, q)) for q in (0.025, 0.975))
+    return low, high
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a score lies: over `below` of n held-out good parts, and over a share `low` to `high` of all good parts."""
+
+    below: int
+    n: int
+    low: float
+    high: float
+
+    def to_json(self) -> dict:
+        """In percent."""
+        value, low, high = (round(100 * share, 2) for share in (self.below / self.n, self.low, self.high))
+        return {"value": value, "low": low, "high": high, "n": self.n}
+
+
+def standing(score: float, good: ArrayLike) -> Standing:
+    """The share of good parts that score less, with its 95% interval.
+
+    The ends are quantiles of Beta(k, n - k + 1) and Beta(k + 1, n - k), k of n held-out parts being below: the exact
+    interval of Clopper & Pearson (1934), which holds the posterior of the Bayesian bootstrap (Rubin 1981). The plain
+    bootstrap would say 100-100% of a score over all n, however few they are: it never draws a part it has not seen.
+
+    Raises:
+        UsageError: no good scores, or one that is not finite.
+    """
+    good = _scores(good, "good")
+    if not good.size:
+        raise UsageError("no scores of good parts were given", "Hold out good images")
+    below = int(np.searchsorted(good, score, "left"))
+    return Standing(below, int(good.size), *interval(below, good.size))
 
 
 def strongest_target(n: int) -> float:
@@ -313,7 +393,7 @@ def _from_good(rule: str, good: np.ndarray, target: float | None) -> tuple[float
         problem = f"at most {_percent(target)}% false alarms need {needed} held-out good images, {n} were found"
         remedy = f"Add good images, or promise {_percent(strongest_target(n), up=True)}% or more"
         raise UnsupportedPromise(problem, remedy)
-    low, high = (float(betaincinv(n + 1 - k, k, q)) for q in (0.025, 0.975))
+    low, high = rate_to_come(k, n)
     promise = (
         f"on average {expected} false alarms "
         f"(95% interval {_percent(low)}-{_percent(high)}%, n = {n} held-out good parts)"
@@ -359,8 +439,7 @@ def _candidates(scores: np.ndarray) -> np.ndarray:
 
 
 def _rate(k: int, n: int, what: str) -> str:
-    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, 0.025))
-    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 0.975))
+    low, high = interval(k, n)
     return f"{k} of {n} {what} ({_percent(k / n)}%, 95% interval {_percent(low)}-{_percent(high)}%)"
 
 

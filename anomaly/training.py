@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly import dataset, evaluation, runs, thresholds
+from anomaly.capture import Profile
 from anomaly.detectors.base import Detector
 from anomaly.errors import DatasetError, TooFewImages, UsageError
 from anomaly.thresholds import OperatingPoint, Thresholds
@@ -18,6 +19,7 @@ from anomaly.thresholds import OperatingPoint, Thresholds
 HELD_OUT = 0.25  # of the good images: they learn nothing, they set the threshold
 FEW = 30  # good images under which the person is warned
 DEFAULT_TARGET = 0.02
+LEAST = 1e-6  # a limit lies over 0, so that a score can be divided by it
 NEEDS_DEFECTS = ("f1", "accuracy", "cost")
 
 Progress = Callable[[str, int, int], None]  # stage, done, of how many
@@ -67,7 +69,8 @@ def train(
     detector.fit(dataset.LazyImages(split.train), progress=progress)
     folder = dataset.category_folder(data, category)
     judged = evaluation.judge(detector, [dataset.Sample(p, dataset.GOOD, None) for p in split.held_out])
-    calibration = {"good": _entries(judged, folder), "defect": []}
+    profile = Profile.of(dataset.LazyImages(good))
+    calibration = {"good": _entries(judged, folder), "defect": [], runs.CAPTURE: profile.to_json()}
     origin = {
         "data": {"layout_root": folder.name, "sha256": dataset.fingerprint(good), "good_images": len(good)},
         "split": {name: [_relative(p, folder) for p in getattr(split, name)] for name in ("train", "held_out")},
@@ -80,7 +83,7 @@ def train(
     samples = dataset.test_samples(data, category)
     figures = _report(detector, samples, point, progress) if samples else None
     run = runs.update(run, metrics=figures) if figures else run
-    return Outcome(run, point, figures, _warnings(good, target))
+    return Outcome(run, point, figures, _warnings(good, point))
 
 
 def supported_target(held_out: int) -> float:
@@ -126,7 +129,9 @@ def calibrate(
             "good": held_out + [e for e, s in zip(entries, samples) if not s.label],
             "defect": [e for e, s in zip(entries, samples) if s.label],
         }
-        run = runs.update(run, calibration=found, metrics={})  # the old figures counted images that now choose
+        run = runs.update(
+            run, calibration=run.calibration | found, metrics={}
+        )  # the old figures counted images that now choose
     return _operate(run, rule, target, book, costs=costs, why=why or f"calibrate --rule {rule}")
 
 
@@ -158,10 +163,10 @@ def operating_point(run: runs.Run, choice: thresholds.Choice, *, why: str) -> Op
     scores = np.sort([entry["score"] for entry in run.calibration["good"]])
     peaks = np.sort([entry["peak"] for entry in run.calibration["good"]])
     k = max(1, int(np.searchsorted(scores, choice.threshold, "left")))
-    fail = max(float(choice.threshold), 1e-6)
+    fail = max(float(choice.threshold), LEAST)
     return OperatingPoint(
         fail=fail,
-        review=fail,
+        review=max(choice.review, LEAST),
         pixel=float(peaks[k - 1] * fail / scores[k - 1]),
         rule=choice.rule,
         target=choice.target,
@@ -209,12 +214,14 @@ def _relative(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _warnings(good: Sequence[Path], target: float) -> tuple[str, ...]:
+def _warnings(good: Sequence[Path], point: OperatingPoint) -> tuple[str, ...]:
     found = []
     if len(good) < FEW:
         found.append(f"Only {len(good)} good images: scores will be rough, {FEW} or more are advised")
-    if target > DEFAULT_TARGET:
-        found.append(f"So few held-out images support no promise under {100 * target:.1f}% false alarms")
+    if point.target > DEFAULT_TARGET:
+        found.append(f"So few held-out images support no promise under {100 * point.target:.1f}% false alarms")
+    if point.review == LEAST:
+        found.append("So few held-out images leave every part under the limit to REVIEW")
     return tuple(found)
 
 

@@ -24,6 +24,7 @@ FLOORS = {
     "dataset": 3,
     "synthetic": 3,
     "corrupt": 3,
+    "capture": 3,
     "detectors": 4,
     "gate": 4,
     "defects": 4,

@@ -115,7 +115,7 @@ def test_as_a_process_of_its_own(trained):
     )
     line = json.loads(done.stdout)
     assert done.stderr == ""
-    assert done.returncode == {"ANOMALY": 1, "OK": 0}[line["verdict"]]
+    assert done.returncode == {"ANOMALY": 1, "REVIEW": 0, "OK": 0}[line["verdict"]]
     seen = Inspector(runs=trained.runs, thresholds=trained.book).inspect(
         trained.good_photo, category=CATEGORY, detector=NAME
     )
@@ -246,7 +246,7 @@ def test_a_batch_goes_on_past_bad_files(site, tmp_path, capsys):
     assert all(set(line) == LINE for line in lines)
     bad = {Path(line["path"]).name for line in lines if line["error"]}
     assert bad == {"000.png", "003.png", "004.png", "gone.png"}
-    assert len(lines) == 9 and sum(line["verdict"] == "OK" for line in lines) == 5
+    assert len(lines) == 9 and sum(line["verdict"] in ("OK", "REVIEW") for line in lines) == 5
     for line in lines:
         assert (line["verdict"] is None) == (line["score"] is None) == (line["error"] is not None)
     rows = list(csv.DictReader((tmp_path / "s" / "sum.csv").open()))
@@ -263,7 +263,7 @@ def test_summary_and_pictures(site, tmp_path, capsys):
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         with (out / "predict_summary.csv").open(newline="") as stream:
             header, *rows = csv.reader(stream)
-        assert header == ["category", "score", "threshold", "prediction", "visualization path", "file"]
+        assert header == ["category", "score", "threshold", "prediction", "visualization path", "file", "capture"]
         assert len(rows) == 2
         for row, line in zip(rows, lines):
             assert (row[0], row[3], row[5]) == (CATEGORY, line["verdict"], line["path"])
@@ -273,6 +273,21 @@ def test_summary_and_pictures(site, tmp_path, capsys):
     # photo and heatmap, and between them what the autoencoder made of the photo
     widths = {name: read_image(out / f"{CATEGORY}_{name}_000.png").shape[1] for name in ("unet", NAME)}
     assert widths["unet"] - widths[NAME] == 64 + 8
+
+
+def test_a_photo_of_another_camera_is_told_everywhere_and_is_no_anomaly(site, tmp_path, capsys):
+    write_image(tmp_path / "dark.png", (read_image(site.good_photo) * 0.3).astype(np.uint8))
+    move_limit(site, NAME, 1e-6)
+    command = ("inspect", tmp_path / "dark.png", "--category", CATEGORY, "--detector", NAME, *site.options)
+    assert run(*command, "--json", "--csv", tmp_path / "sum.csv") == 0, "only ANOMALY is told by the exit status"
+    line = json.loads(capsys.readouterr().out)
+    dark = "Darker than any training photo: check the light"
+    assert line["verdict"] == "REVIEW" and dark in line["capture"]
+    (row,) = csv.DictReader((tmp_path / "sum.csv").open())
+    assert row["prediction"] == "REVIEW" and row["capture"] == "; ".join(line["capture"])
+    run(*command)
+    out = capsys.readouterr().out
+    assert out.startswith("REVIEW") and dark in out
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(site, tmp_path, capsys):

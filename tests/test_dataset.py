@@ -130,6 +130,30 @@ def test_one_part_under_several_cameras_stays_together():
     assert not parts[0] & parts[1]
 
 
+def burst(first: int) -> list[Path]:
+    """One part under three exposures, as a counting camera names them."""
+    return [Path(f"exp{e}_num_{first + 15 * e}.jpg") for e in (1, 2, 3)]
+
+
+def test_a_border_between_groups_never_cuts_a_burst_of_one_part():
+    # blocks of 1000; every fifth part lies across a multiple of it: 4960 + 15, 30, 45
+    firsts = [1000 * i + (960 if i % 5 == 4 else 300) for i in range(30)]
+    groups = group_by_number([path for first in firsts for path in burst(first)])
+    assert len(groups) >= 20
+    for first in firsts:
+        assert any(set(burst(first)) <= set(group) for group in groups), f"the part at {first} is on both sides"
+
+
+def test_a_border_stays_where_numbers_come_as_they_come():
+    """Only a burst moves it: other splits, and the figures made on them, stay what they were."""
+    rng = np.random.default_rng(0)
+    drawn = sorted(rng.choice(np.arange(0, 10_000, 5), 400, replace=False).tolist())
+    block = 500
+    groups = group_by_number([Path(f"{number}.png") for number in drawn])
+    moved = [group for group in groups if len({number // block for number in numbers(group)}) > 1]
+    assert len(groups) == 20 and len(moved) <= 2
+
+
 @pytest.mark.parametrize(
     ("names", "groups"),
     [

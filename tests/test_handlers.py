@@ -8,6 +8,7 @@ from served import ToyInspector, write_plate
 
 from anomaly.errors import UnknownName, UsageError
 from anomaly.handlers import InspectHandlers, Notice, Report, Session, slider_range
+from anomaly.ui import pieces
 
 
 @pytest.fixture
@@ -83,6 +84,30 @@ def test_moving_the_limit_and_back_changes_nothing(handlers, session, tmp_path):
     back = handlers.move_limit(session, 100)
     assert (back.verdict, back.threshold, back.regions) == (first.verdict, first.threshold, first.regions)
     assert np.array_equal(back.overlay, first.overlay)
+
+
+def test_a_photo_of_another_camera_stays_in_review_wherever_the_limit_is_moved(handlers, inspector, session, tmp_path):
+    inspector.capture = ("Darker <b>than any</b> training photo: check the light",)
+    report = inspect(handlers, session, write_plate(tmp_path / "part.png", spot=0))
+    assert report.capture == inspector.capture
+    for percent in (50, 201, 300):
+        assert handlers.move_limit(session, percent).verdict == "REVIEW"
+    shown = pieces.banner(report)
+    assert "Darker &lt;b&gt;than any&lt;/b&gt; training photo: check the light." in shown and 'role="alert"' in shown
+
+
+def test_the_page_says_how_unusual_a_score_is(handlers, session, tmp_path):
+    # 16 of the scores 0 to 19 are under 16; Clopper & Pearson of 16 in 20: 56.3% to 94.3%
+    report = inspect(handlers, session, write_plate(tmp_path / "part.png", spot=20))
+    assert report.doubt == "Higher than 16 of 20 good parts (95% interval 56-95%)"
+    shown = pieces.banner(report)
+    assert report.doubt in shown and 'role="alert"' not in shown
+
+
+def test_a_review_band_without_an_end_leaves_the_slider_of_use(handlers, inspector, session, tmp_path, monkeypatch):
+    found = inspector.inspect(write_plate(tmp_path / "part.png", spot=0), category="plate")
+    monkeypatch.setattr(inspector, "inspect", lambda *_, **__: replace(found, review_threshold=1e-6))
+    assert inspect(handlers, session, tmp_path / "part.png").slider.maximum == 2400  # 1.2 * 20 / (10 / 10)
 
 
 def test_the_colour_scale_stands_still_when_the_limit_moves(handlers, session, tmp_path):

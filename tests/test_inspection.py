@@ -22,7 +22,8 @@ from anomaly.errors import (
 )
 from anomaly.images import read_image, write_image
 from anomaly.inspection import Inspector, redecide
-from anomaly.thresholds import Thresholds
+from anomaly.runs import CALIBRATION
+from anomaly.thresholds import Thresholds, decide, standing
 
 NAME = "mahalanobis"
 
@@ -68,7 +69,8 @@ def test_score_and_map_are_those_of_the_detector(trained, shared, name):
     assert found.map == pytest.approx(result.map, abs=1e-5)
     assert (found.threshold, found.review_threshold, found.pixel_threshold) == (point.fail, point.review, point.pixel)
     assert found.default_threshold == point.fail
-    assert found.verdict == ("ANOMALY" if found.score >= point.fail else "OK")
+    assert found.capture == ()
+    assert found.verdict == decide(found.score, threshold=point.fail, review=point.review)
     assert found.level == found.score / point.fail
     assert (found.category, found.detector, found.path) == (CATEGORY, name, str(trained.good_photo))
     assert (found.width, found.height) == (64, 64)
@@ -108,6 +110,52 @@ def test_a_threshold_of_the_caller_decides_and_the_stored_one_is_remembered(trai
     )
 
 
+# --- doubt
+
+
+def test_a_score_is_told_among_those_of_held_out_parts(trained, shared, worst):
+    scores = [entry["score"] for entry in runs.open_run(trained.runs, CATEGORY, NAME).calibration["good"]]
+    assert worst.percentile == standing(worst.score, scores)
+    assert worst.percentile.below == sum(score < worst.score for score in scores) and worst.percentile.n == 6
+    assert worst.to_json()["percentile"] == worst.percentile.to_json()
+    assert redecide(worst, worst.threshold * 2).percentile == worst.percentile
+
+
+@pytest.fixture
+def dark_photo(trained, tmp_path):
+    write_image(tmp_path / "dark.png", (read_image(trained.good_photo) * 0.3).astype(np.uint8))
+    return tmp_path / "dark.png"
+
+
+def test_a_photo_of_another_camera_is_for_a_person_whatever_its_score(site, dark_photo):
+    dark = "Darker than any training photo: check the light"
+    for factor in (1e6, 1.0, 1e-6):  # alone, the score would say OK at the first and ANOMALY at the last
+        move_limits(site, factor)
+        found = inspector(site).inspect(dark_photo, category=CATEGORY, detector=NAME)
+        move_limits(site, 1 / factor)
+        assert dark in found.capture
+        assert found.verdict == "REVIEW" and found.to_json()["capture"] == list(found.capture)
+        assert redecide(found, found.score * 2).verdict == redecide(found, found.score / 2).verdict == "REVIEW"
+
+
+def test_a_photo_of_the_same_camera_is_judged_by_its_score(site):
+    for factor, verdict in ((1e6, "OK"), (1e-6, "ANOMALY")):
+        move_limits(site, factor)
+        found = inspector(site).inspect(site.good_photo, category=CATEGORY, detector=NAME)
+        move_limits(site, 1 / factor)
+        assert (found.capture, found.verdict) == ((), verdict)
+
+
+def test_a_run_of_an_older_version_says_nothing_about_the_camera(site, dark_photo):
+    run = runs.open_run(site.runs, CATEGORY, NAME)
+    calibration = {key: value for key, value in run.calibration.items() if key != runs.CAPTURE}
+    assert runs.update(run, calibration=calibration).profile is None
+    assert "capture" not in json.loads((run.folder / CALIBRATION).read_text())
+    move_limits(site, 1e6)
+    found = inspector(site).inspect(dark_photo, category=CATEGORY, detector=NAME)
+    assert (found.verdict, found.capture) == ("OK", ())
+
+
 # --- redecide
 
 
@@ -122,8 +170,9 @@ def test_redecide_moves_all_three_limits_in_proportion(worst):
 
 
 def test_redecide_changes_verdict_and_regions(worst):
-    low, high = redecide(worst, worst.score * 0.5), redecide(worst, worst.score * 1.001)
-    assert (low.verdict, high.verdict) == ("ANOMALY", "OK")
+    band = worst.threshold / worst.review_threshold
+    limits = (worst.score * 0.5, worst.score * 1.001, worst.score * 1.001 * band)
+    assert [redecide(worst, limit).verdict for limit in limits] == ["ANOMALY", "REVIEW", "OK"]
     at = redecide(worst, worst.score)
     assert at.verdict == "ANOMALY"
     tight = redecide(worst, worst.threshold * 0.5 * float(worst.map.max()) / worst.pixel_threshold)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta
+from scipy.stats import beta, binom
 
 from anomaly.errors import (
     AnomalyError,
@@ -19,7 +19,18 @@ from anomaly.errors import (
     UnsupportedPromise,
     UsageError,
 )
-from anomaly.thresholds import RULES, OperatingPoint, Thresholds, choose, decide, strongest_target
+from anomaly.thresholds import (
+    RULES,
+    OperatingPoint,
+    Thresholds,
+    choose,
+    decide,
+    interval,
+    rate_to_come,
+    review_limit,
+    standing,
+    strongest_target,
+)
 
 GOOD = [1.0, 2.0, 3.0, 6.0]
 DEFECT = [4.0, 5.0, 7.0, 8.0]
@@ -55,12 +66,14 @@ def test_false_alarms_by_hand(n, target, k):
 def test_the_promise_in_words():
     # k = 60 = n: the rate follows Beta(1, 60), quantiles 1 - 0.975^(1/60) = 0.042% and 1 - 0.025^(1/60) = 6.0%
     assert choose("false-alarms", range(60)).promise == (
-        "on average at most 2.0% false alarms (95% interval 0.042-6.0%, n = 60 held-out good parts)"
+        "on average at most 2.0% false alarms (95% interval 0.042-6.0%, n = 60 held-out good parts); "
+        "4 of 60 held-out good parts go to REVIEW (6.7%, 95% interval 1.8-16.2%)"
     )
     # 1 of 4 defects under the threshold 60: 25%; Clopper & Pearson of 1 in 4: 0.6% to 80.6%
     assert choose("false-alarms", range(60), [10, 70, 80, 90]).promise == (
         "on average at most 2.0% false alarms (95% interval 0.042-6.0%, n = 60 held-out good parts); "
-        "1 of 4 known defective parts escape (25.0%, 95% interval 0.6-80.6%)"
+        "1 of 4 known defective parts escape (25.0%, 95% interval 0.6-80.6%); "
+        "4 of 60 held-out good parts go to REVIEW (6.7%, 95% interval 1.8-16.2%)"
     )
 
 
@@ -167,7 +180,10 @@ def test_the_promise_of_both_kinds_counts_and_bounds():
     assert choose("f1", GOOD, DEFECT).promise == (
         "1 of 4 good parts raise a false alarm (25.0%, 95% interval 0.6-80.6%) and "
         "0 of 4 defective parts escape (0.0%, 95% interval 0.0-60.2%); "
-        "chosen on these same parts, so expect slightly worse"
+        "chosen on these same parts, so expect slightly worse; "
+        # 3 of 4 are under 3.5. Were that the true share, 0 of 4 would be under it with 0.4%, at most 1 with 5%: doubt
+        # begins over the lowest, and holds 2 and 3
+        "2 of 4 held-out good parts go to REVIEW (50.0%, 95% interval 6.8-93.2%)"
     )
 
 
@@ -231,6 +247,91 @@ def test_a_rule_that_cannot_be_followed_is_refused(arguments, options, expected,
     with pytest.raises(expected, match=says) as caught:
         choose(*arguments, **options)
     assert caught.value.remedy
+
+
+# --- doubt
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "k"),
+    [
+        # of 50 parts with 2% over the quantile, P(4 or more over it) = 1.8%, P(3 or more) = 7.8%: the 47th bounds it
+        (50, 0.98, 47),
+        (60, 0.98, 56),  # P(5 or more) = 0.6% ... P(4 or more) = 3.3%
+        (4, 0.75, 1),  # P(all 4 over it) = 0.25^4 = 0.4%, P(3 or more) = 5.1%
+        (4, 1.0, 4),  # over all of them
+        (2, 2 / 3, 0),  # P(both over it) = 1/9: nothing bounds it
+        (5, 0.0, 0),
+    ],
+)
+def test_where_doubt_begins_by_hand(n, share, k):
+    good = np.random.default_rng(n).permutation(np.arange(1.0, n + 1))
+    assert review_limit(good, share=share, threshold=n + 1) == (just_over(k) if k else -math.inf)
+    over = binom(n, 1 - share)
+    assert over.sf(n - k) <= 0.025 or k == 0  # the k-th lowest over the quantile: n - k + 1 or more over it
+    assert over.sf(n - k - 1) > 0.025
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    good=st.lists(st.integers(0, 30), min_size=1, max_size=60),
+    defect=st.lists(st.integers(0, 30), min_size=1, max_size=20),
+    rule=st.sampled_from(RULES),
+)
+def test_a_part_is_in_doubt_iff_the_interval_of_its_standing_reaches_the_promised_share(good, defect, rule):
+    """What the page says of a part, and its verdict, are one and the same."""
+    target = strongest_target(len(good)) if rule == "false-alarms" else None
+    choice = choose(rule, good, defect, target=target)
+    assert choice.review <= choice.threshold
+    share = 1 - target if target else np.mean(np.array(good) < choice.threshold)
+    for score in range(-1, 32):
+        if score < choice.threshold:
+            assert (score >= choice.review) == (standing(score, good).high >= share)
+
+
+def test_doubt_bounds_the_quantile_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+    begins = [choose("false-alarms", rng.exponential(size=100)).review for _ in range(2000)]
+    over = np.mean(np.array(begins) > math.log(50))  # the quantile of 98% of exponential scores
+    # P(5 or fewer of 100 over it) misses 2.5% from below: P(6 or more over 2%) = 1.5%
+    assert over == pytest.approx(binom(100, 0.02).sf(5), abs=0.01) and over < 0.025
+
+
+def test_more_held_out_parts_leave_fewer_in_doubt():
+    shares = []
+    for n in (50, 100, 400, 2000):
+        choice, good = choose("false-alarms", range(n)), np.arange(n)
+        shares.append(np.mean((good >= choice.review) & (good < choice.threshold)))
+        assert f"{shares[-1] * n:.0f} of {n} held-out good parts go to REVIEW" in choice.promise
+    assert shares == sorted(shares, reverse=True) and shares[-1] < 0.01 < 0.05 < shares[0]
+
+
+def test_the_standing_of_a_score_by_hand():
+    found = standing(59.5, range(1, 61))
+    assert (found.below, found.n) == (59, 60)
+    # Clopper & Pearson of 59 in 60
+    assert found.low == pytest.approx(beta(59, 2).ppf(0.025)) and found.high == pytest.approx(beta(60, 1).ppf(0.975))
+    assert found.to_json() == {"value": 98.33, "low": 91.06, "high": 99.96, "n": 60}
+    assert standing(5, [1, 5, 5, 9]).below == 1, "equal is not less"
+
+
+def test_a_score_over_or_under_all_is_not_certain():
+    top, bottom = standing(99, range(60)), standing(-1, range(60))
+    assert (top.low, top.high) == (pytest.approx(0.025 ** (1 / 60)), 1.0)  # P(60 of 60) = p^60
+    assert (bottom.low, bottom.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 60)))
+    with pytest.raises(UsageError, match="no scores of good parts"):
+        standing(1.0, [])
+
+
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.98])
+def test_the_interval_holds_the_true_share_at_least_as_often_as_it_says(p):
+    chances = binom(60, p).pmf(np.arange(61))
+    held = [low <= p <= high for low, high in (interval(k, 60) for k in range(61))]
+    assert 0.95 <= chances[held].sum() < 0.995
+
+
+def test_the_rate_to_come_is_that_of_the_promise():
+    assert rate_to_come(60, 60) == (pytest.approx(1 - 0.975 ** (1 / 60)), pytest.approx(1 - 0.025 ** (1 / 60)))
 
 
 # --- verdict

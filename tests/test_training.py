@@ -9,6 +9,7 @@ from conftest import CATEGORY, SMALL, plate
 from PIL import Image
 
 from anomaly import dataset, detectors, evaluation, runs, training
+from anomaly.capture import Profile
 from anomaly.errors import (
     BrokenRun,
     DatasetError,
@@ -133,9 +134,27 @@ def test_training_sets_the_strongest_promise_that_so_few_images_support(trained)
     assert point.target == pytest.approx(1 / (n + 1))
     assert point.fail == np.nextafter(scores[-1], np.inf)
     assert f"n = {n} held-out good parts" in point.promise
+    # of 6 parts with 1/7 over the quantile, 4 or more over it have P = 0.5%, 3 or more 4.2%: the 3rd bounds it
+    assert n == 6 and point.review == np.nextafter(scores[2], np.inf)
+    assert "3 of 6 held-out good parts go to REVIEW" in point.promise
     # as far over the highest peak as the limit lies over the highest score
     highest = max(run.calibration["good"], key=lambda entry: entry["peak"])["peak"]
     assert point.pixel == pytest.approx(highest * point.fail / scores[-1])
+
+
+def test_all_good_photos_tell_how_they_were_taken(trained):
+    """Those that learned nothing, too: they are of the same camera."""
+    expected = Profile.of(dataset.LazyImages(dataset.good_images(trained.data, CATEGORY)))
+    for name in detectors.names():
+        run = opened(trained, name)
+        assert run.calibration["capture"]["photos"] == 24
+        assert run.profile == expected
+
+
+def test_a_calibration_on_test_images_keeps_how_the_photos_were_taken(site):
+    before = opened(site).profile
+    calibrate(site, "f1", data=site.data)
+    assert opened(site).profile == before
 
 
 def test_enough_images_get_two_percent_and_no_warning(tmp_path):
@@ -149,6 +168,15 @@ def test_few_images_are_warned_about(site):
     warnings = teach(site).warnings
     assert warnings[0].startswith("Only 24 good images") and "30 or more" in warnings[0]
     assert "support no promise under" in warnings[1]
+
+
+def test_so_few_images_that_nothing_is_ok_are_warned_about(tmp_path):
+    """Of 2 held-out parts the higher one may well be no better than the lower: nothing bounds the quantile."""
+    write_plates(tmp_path / "plate", 10)
+    done = training.train(tmp_path, "plate", create(), root=tmp_path / "runs", book=tmp_path / "t.json")
+    assert done.point.n_good == 2 and 0 < done.point.review < 1e-5
+    assert "every part under the limit to REVIEW" in done.warnings[-1]
+    assert "2 of 2 held-out good parts go to REVIEW" in done.point.promise
 
 
 def test_the_first_detector_becomes_the_active_one_and_stays_it(trained):

@@ -50,8 +50,8 @@ def notice(said: Notice) -> str:
 def legend() -> str:
     """What the three verdicts mean, for the page before its first one."""
     meanings = (
-        ("OK", "The score is under the limit."),
-        ("REVIEW", "Close to the limit: a person should look."),
+        ("OK", "Clearly under the limit."),
+        ("REVIEW", "Too near to the limit to be sure, or a photo unlike the good ones: a person should look."),
         ("ANOMALY", "At or over the limit."),
     )
     items = "".join(
@@ -67,8 +67,9 @@ def banner(report: Report) -> str:
         f'<div class="word"><h2>{report.verdict}</h2>'
         f"<p><b>{escape(report.title)}</b> · {escape(report.name)}</p></div>"
         f'<div class="reading"><p class="level"><b>{report.level:.2f}</b> × the limit</p>{meter(report)}'
-        f"<p>score <b>{number(report.score)}</b> · limit <b>{number(report.threshold)}</b></p></div>"
-        f"{trial(report)}</section>"
+        f"<p>score <b>{number(report.score)}</b> · limit <b>{number(report.threshold)}</b></p>"
+        f'<p class="doubt">{escape(report.doubt)}</p></div>'
+        f"{warning(report)}{trial(report)}</section>"
     )
 
 
@@ -84,6 +85,14 @@ def meter(report: Report) -> str:
         f'{zone}<i class="fill" style="width:{share:.1f}%"></i><i class="limit"></i>{over}</div>'
         '<div class="ticks" aria-hidden="true"><span>0</span><span>limit</span><span>2×</span></div>'
     )
+
+
+def warning(report: Report) -> str:
+    """How the photo differs from those that the limit was set on; the verdict is then a person's."""
+    if not report.capture:
+        return ""
+    said = " ".join(f"{escape(sentence)}." for sentence in report.capture)
+    return f'<p class="capture" role="alert"><b>This photo is unlike the training photos.</b> {said}</p>'
 
 
 def trial(report: Report) -> str:
