@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from anomaly.images import decode_image, encode_jpeg
+
 VISIBLE = 0.02  # a change of fewer grey levels (of 1.0) is no defect that anybody could be asked to find
 
 
@@ -44,13 +46,14 @@ def corrupt(images: Tensor, generator: torch.Generator, *, share: float = 0.8) -
 
 
 def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
-    """What lamp and camera do to a part that stays good: light, its colour and its fall-off, blur, noise.
+    """What lamp and camera do to a part that stays good: light, its colour and its fall-off, blur, noise, compression.
 
     Args:
         images: (B, 3, H, W) float in [0, 1].
     Returns:
         The images under up to 20% more or less light, 6% of tint, 10% of fall-off to each side, three in ten of them
-        blurred by 0.3 to 1.1 pixels, all with noise of up to 0.01.
+        blurred by 0.3 to 1.1 pixels, all with noise of up to 0.01; every second one was a JPEG file of quality 50 to
+        95, at its own size or down to half of it.
     """
     n, (height, width) = len(images), images.shape[2:]
     y, x = _grid(height, width)
@@ -64,7 +67,18 @@ def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
         if _uniform(generator) < 0.3:
             out[i] = TF.gaussian_blur(out[i], [5, 5], [_uniform(generator, 0.3, 1.1)] * 2)
     noise = 0.01 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(out.shape, generator=generator)
-    return (out + noise).clamp(0, 1)
+    out = (out + noise).clamp(0, 1)
+    for i in range(0, n, 2):
+        out[i] = _recompressed(out[i], _uniform(generator, 0.5, 1.0), int(_uniform(generator, 50, 95)))
+    return out
+
+
+def _recompressed(image: Tensor, scale: float, quality: int) -> Tensor:
+    """(3, H, W) as it comes back from a JPEG file of `scale` times its size."""
+    small = [max(1, round(side * scale)) for side in image.shape[1:]]
+    pixels = (255 * TF.resize(image, small, antialias=True)).round().byte().permute(1, 2, 0).contiguous().numpy()
+    seen = torch.from_numpy(decode_image(encode_jpeg(pixels, quality=quality), name="a disturbed photo"))
+    return TF.resize(seen.permute(2, 0, 1).float() / 255, list(image.shape[1:]), antialias=True)
 
 
 def perlin(height: int, width: int, cells: tuple[int, int], generator: torch.Generator) -> Tensor:

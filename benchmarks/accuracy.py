@@ -70,6 +70,7 @@ def measure(data: Path, product: str, system: str, seed: int) -> dict:
         "n_good": figures["n_good"],
         "n_defect": figures["n_defect"],
         "n_train": len(split.train),
+        "intervals": {name: figures["intervals"].get(name) for name in ("image_auroc", "image_ap", "accuracy")},
     }
 
 
@@ -103,7 +104,7 @@ def _fingerprint(data: Path, ours: bool) -> str:
 
 
 def summarise(runs: list[dict]) -> dict:
-    """Means over seeds; `intervals` holds [low, high] (95%, Student's t) of those that varied, None for one seed."""
+    """Means over seeds; `intervals` holds [low, high], 95%: over seeds (Student's t), or over photos of one seed."""
     summary = {key: runs[0][key] for key in ("n_good", "n_defect", "n_train")} | {"seeds": len(runs), "intervals": {}}
     for name in COLUMNS:
         values = [run[name] for run in runs]
@@ -113,7 +114,7 @@ def summarise(runs: list[dict]) -> dict:
         summary[name] = round(float(np.mean(values)), 4)
         half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else np.nan
         interval = [round(summary[name] - half, 4), round(summary[name] + half, 4)]
-        summary["intervals"][name] = interval if np.isfinite(half) else None
+        summary["intervals"][name] = interval if np.isfinite(half) else runs[0]["intervals"].get(name)
     return summary
 
 
@@ -128,7 +129,10 @@ def write(products: dict[str, dict[str, dict]]) -> None:
 def _page(products: dict[str, dict[str, dict]]) -> str:
     head = "| " + " | ".join(COLUMNS.values()) + " |\n"
     rule = " --- |" * len(COLUMNS)
-    lines = ["# Accuracy\n\nMade by `python benchmarks/accuracy.py`; [lowest, highest] is a 95% interval over seeds.\n"]
+    lines = [
+        "# Accuracy\n\nMade by `python benchmarks/accuracy.py`; [lowest, highest] is a 95% interval: over seeds, or, "
+    ]
+    lines.append("where one seed was measured, over photos (bootstrap).\n")
     lines.append(f"\n## Mean over {len(products)} products\n\n| System {head}| --- |{rule}\n")
     for system in _systems(products):
         if not all(system in found for found in products.values()):

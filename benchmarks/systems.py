@@ -6,19 +6,29 @@ anomalib's models are taken as they come, with the weights of EfficientNet-Lite2
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from anomaly import backbones, detectors
-from anomaly.detectors.base import Batches, BatchScores, Detector, Progress
+from anomaly.detectors.base import Batches, BatchScores, Detector, Explanation, Image, Progress
 
 LITE2 = "tf_efficientnet_lite2"
 CORESET = 0.01  # of PatchCore: five times as much needs over 20 GB
 
 
 class Measured(Detector):
-    """A detector that is measured and thrown away."""
+    """A detector that is measured and thrown away; it sees squares of 256 pixels, the default of anomalib."""
+
+    def _choose_frame(self, shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        return self.image_size, self.image_size
+
+    def _filled(self, image: Image) -> tuple[int, int]:
+        return self._frame
+
+    def _explain(self, image: Image, batch: Tensor, inside, filled) -> Explanation:
+        raise NotImplementedError(f"{type(self).__name__} is for comparison only and explains nothing")
 
     def _state(self) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} is for comparison only and cannot be saved")

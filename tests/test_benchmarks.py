@@ -18,7 +18,7 @@ GOOD = [plate(i) for i in range(12)]
 
 
 def row(**changes) -> dict:
-    values = dict.fromkeys(accuracy.COLUMNS, 0.5) | {"n_good": 10, "n_defect": 12, "n_train": 30}
+    values = dict.fromkeys(accuracy.COLUMNS, 0.5) | {"n_good": 10, "n_defect": 12, "n_train": 30, "intervals": {}}
     return values | changes
 
 
