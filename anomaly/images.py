@@ -225,7 +225,7 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
         raise ImageError(f"{path} cannot be written ({error.strerror})", "Check that its folder is there") from error
 
 
-def encode_jpeg(image: np.ndarray, *, quality: int = 85) -> bytes:
+def encode_jpeg(image: np.ndarray, *, quality: int = 75) -> bytes:
     """(H, W, 3) uint8 RGB as a JPEG file of that quality, 1..95, in memory."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=quality)

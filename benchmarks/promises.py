@@ -27,7 +27,6 @@ sys.path.insert(0, str(HERE.parent))
 
 from anomaly import dataset, detectors, evaluation, thresholds, training  # noqa: E402
 from anomaly.capture import WORKING, Profile  # noqa: E402
-from anomaly.demo import ACTIVE_FIRST  # noqa: E402
 
 SPLITS = 200
 RETAKEN = 100  # photos at most that are scored again under each camera
@@ -66,7 +65,7 @@ def measure(data: Path, product: str) -> dict:
     """Fit once, score once, split often; then retake the fresh photos of the first split."""
     good = _good(data, product)
     half = dataset.split_good(good, held_out=0.5, seed=0)
-    detector = detectors.create(ACTIVE_FIRST[0], seed=0).fit(dataset.LazyImages(half.train))
+    detector = detectors.create(detectors.USUAL[0], seed=0).fit(dataset.LazyImages(half.train))
     print(f"{product}: fitted on {len(half.train)} photos", file=sys.stderr, flush=True)
     judged = evaluation.judge(detector, [dataset.Sample(path, dataset.GOOD) for path in half.held_out])
     scores = dict(zip(half.held_out, judged.scores))
@@ -182,7 +181,7 @@ def write(products: dict[str, dict], captures: dict[str, dict]) -> None:
 def page(products: dict[str, dict], captures: dict[str, dict]) -> str:
     lines = [
         "# Promises\n\nMade by `python benchmarks/promises.py`.\n\n## False alarms\n\n"
-        f"Detector {ACTIVE_FIRST[0]}, rule false-alarms. Half of the good photos were learned from, the others "
+        f"Detector {detectors.USUAL[0]}, rule false-alarms. Half of the good photos were learned from, the others "
         f"split {SPLITS} times by whole groups. Inside: share of splits whose fresh photos had as many false alarms as "
         "the 95% interval said: the printed one, which speaks of the rate in the long run, and the beta-binomial one "
         "for just so many fresh photos. Splits of one pool are not independent of each other.\n\n"

@@ -119,7 +119,7 @@ def test_as_a_process_of_its_own(trained):
     seen = Inspector(runs=trained.runs, thresholds=trained.book).inspect(
         trained.good_photo, category=CATEGORY, detector=NAME
     )
-    assert line["score"] == pytest.approx(seen.score, rel=1e-6, abs=1e-6)
+    assert line["score"] == pytest.approx(seen.score, rel=1e-4)  # another number of threads sums in another order
 
 
 def test_the_verbs_are_those_of_the_design():

@@ -375,16 +375,16 @@ def test_the_same_seed_gives_the_same_weights(site):
 
 
 def test_too_few_images_are_counted_for_both_uses(site, tmp_path):
-    # mahalanobis needs 8 to learn from; a quarter of 10, rounded, is 2: 8 are left, of 9 only 7
-    write_plates(tmp_path / "d" / "ten", 10)
-    write_plates(tmp_path / "d" / "nine", 9)
+    # mahalanobis needs 4 to learn from and two at least are held out: of 6 there are 4 left, of 5 only 3
+    write_plates(tmp_path / "d" / "six", 6)
+    write_plates(tmp_path / "d" / "five", 5)
     write_plates(tmp_path / "d" / "one", 1)
     before = site.content()
-    for name, count in (("nine", 9), ("one", 1)):
-        with pytest.raises(TooFewImages, match=f"{count} good images of '{name}'.*at least 8.*and 2 to set"):
+    for name, count in (("five", 5), ("one", 1)):
+        with pytest.raises(TooFewImages, match=f"{count} good images of '{name}'.*at least 4.*and 2 to set"):
             teach(site, tmp_path / "d", name)
     assert site.content() == before
-    assert teach(site, tmp_path / "d", "ten").point.n_good == 2
+    assert teach(site, tmp_path / "d", "six").point.n_good == 2
 
 
 @pytest.mark.parametrize("which", [0, 12, 23])
