@@ -396,7 +396,8 @@ def test_equal_limits_stay_equal_wherever_the_slider_stops(worst, percent):
 @pytest.mark.parametrize("name", detectors.names())
 def test_the_strongest_region_is_explained(trained, name):
     looked = inspector(trained)
-    found = looked.inspect(trained.bad_photo, category=CATEGORY, detector=name, threshold=1e-3)
+    bad = next(sample.path for sample in dataset.test_samples(trained.data, CATEGORY) if sample.label)
+    found = looked.inspect(bad, category=CATEGORY, detector=name, threshold=1e-3)
     why = looked.explain(found)
     assert why.here.shape == why.good.shape and sum(why.shares.values()) == pytest.approx(1)
     assert looked.explain(replace(found, regions=())).here.size  # the worst place stands in for a region
