@@ -32,7 +32,16 @@ import systems  # noqa: E402
 from anomaly import dataset, detectors, evaluation, metrics, thresholds, training  # noqa: E402
 
 MEASURED = HERE / "measured"
-JUDGES = ("dataset", "evaluation", "images", "metrics", "thresholds", "training")  # what systems of others depend on
+JUDGES = (  # what systems of others depend on
+    "backbones",
+    "dataset",
+    "detectors/base",
+    "evaluation",
+    "images",
+    "metrics",
+    "thresholds",
+    "training",
+)
 COLUMNS = {
     "image_auroc": "Image AUROC",
     "image_ap": "AP",

@@ -12,7 +12,6 @@ Writes promises.json and promises.md beside this file.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Callable
@@ -27,6 +26,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from anomaly import dataset, detectors, evaluation, thresholds, training  # noqa: E402
 from anomaly.capture import WORKING, Profile  # noqa: E402
+from anomaly.images import decode_image, encode_jpeg  # noqa: E402
 
 SPLITS = 200
 RETAKEN = 100  # photos at most that are scored again under each camera
@@ -47,9 +47,7 @@ def blurred(image: np.ndarray) -> np.ndarray:
 
 
 def compressed(image: np.ndarray) -> np.ndarray:
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=60)
-    return np.array(Image.open(stream).convert("RGB"))
+    return decode_image(encode_jpeg(image, quality=60), name="a recompressed photo")
 
 
 CAMERAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -427,6 +427,12 @@ def test_an_explanation_shows_the_place_beside_a_good_one(fitted):
     assert np.array_equal(fitted.explain(image, box).good, why.good)
 
 
+@pytest.mark.parametrize("box", [(63, 63, 1, 1), (0, 63, 64, 1), (0, 0, 1, 1), (0, 0, 64, 64)])
+def test_a_place_at_the_very_border_is_explained_in_numbers(fitted, box):
+    shares = fitted.explain(PAINTED[0][0], box).shares
+    assert sum(shares.values()) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("box", [(-1, 0, 5, 5), (0, 0, 0, 5), (60, 60, 10, 10), (0, 0, 1000, 5)])
 def test_a_box_outside_of_the_image_is_refused(fitted, box):
     with pytest.raises(UsageError, match="is not inside an image of 64 x 64. Use a region of that image"):

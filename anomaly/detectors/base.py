@@ -64,7 +64,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class BatchScores:
-    """What a subclass returns for a batch: scores (B,), maps (B, h, w) of any size, reconstructions (B, 3, S, S)."""
+    """What a subclass returns for a batch: scores (B,), maps (B, h, w) of any size, reconstructions (B, 3, h, w)."""
 
     scores: Tensor
     maps: Tensor
@@ -94,7 +94,7 @@ class Batches:
 
 
 class Detector(ABC):
-    """One-class detector: learns from good images alone. A subclass writes only the four abstract methods.
+    """One-class detector: learns from good images alone. A subclass writes only the five abstract methods.
 
     Args:
         image_size: side in pixels of the square that images are scaled to, or of one of the same area where good
@@ -155,8 +155,7 @@ class Detector(ABC):
 
     def score_batch(self, images: Sequence[Image]) -> list[Result]:
         """Score images of any sizes; the same values as one by one, within float rounding. Raises NotFitted."""
-        if not self._fitted:
-            raise NotFitted(f"This {self.name} detector has learned nothing yet", "Call fit, or load a trained run")
+        self._require_fitted("Call fit, or load a trained run")
         if not len(images):
             return []
         batch = torch.stack([self._tensor(image) for image in images]).float() / 255
@@ -184,8 +183,7 @@ class Detector(ABC):
         Raises:
             NotFitted: nothing is learned yet; UsageError: the box is not inside the image.
         """
-        if not self._fitted:
-            raise NotFitted(f"This {self.name} detector has learned nothing yet", "Call fit, or load a trained run")
+        self._require_fitted("Call fit, or load a trained run")
         height, width = image.shape[:2]
         x, y, w, h = box
         if not (0 <= x < x + w <= width and 0 <= y < y + h <= height):
@@ -198,8 +196,7 @@ class Detector(ABC):
 
     def save(self, path: Path) -> None:
         """Write weights (safetensors) and a manifest (JSON) into the folder `path`, which is made. Raises NotFitted."""
-        if not self._fitted:
-            raise NotFitted(f"This {self.name} detector has learned nothing yet", "Call fit before save")
+        self._require_fitted("Call fit before save")
         path.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self._state().items()}, path / WEIGHTS)
         (path / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read, but who serves is often somebody else
@@ -259,6 +256,10 @@ class Detector(ABC):
         """Loss curves of the last fit, a dict an epoch; empty for detectors that are not trained by descent."""
         return []
 
+    def _require_fitted(self, remedy: str) -> None:
+        if not self._fitted:
+            raise NotFitted(f"This {self.name} detector has learned nothing yet", remedy)
+
     def _tensor(self, image: Image) -> Tensor:
         """(3, h, w) uint8 of the frame's size."""
         height, width = self._filled(_checked(image))
@@ -317,6 +318,12 @@ def cut(image: Image, centre: tuple[float, float], extent: tuple[float, float]) 
         start = min(max(0, round(middle * side - length / 2)), side - length)
         spans.append(slice(start, start + length))
     return image[spans[0], spans[1]]
+
+
+def positions(inside: np.ndarray, shape: Sequence[int]) -> tuple[slice, slice]:
+    """Rows and columns of a (h, w) grid in a place given in shares of it, one of each at least."""
+    top, bottom, left, right = (inside * np.repeat(shape, 2)).astype(int).tolist()
+    return slice(top, max(bottom, top + 1)), slice(left, max(right, left + 1))
 
 
 def surroundings(inside: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -39,6 +39,7 @@ from anomaly.detectors.base import (
     cut,
     deviations,
     fold_slices,
+    positions,
     surroundings,
     topk_mean,
 )
@@ -152,8 +153,7 @@ class Mahalanobis(Detector):
         maps = _maps(self._places, self._bank, whitened)
         views = ((self._views(_raw(self._whole, vectors, maps)) - self._centre) / self._spread)[0].clamp_min(0)
         local = float(views[1] / views.sum().clamp_min(TINY))
-        top, bottom, left, right = (inside * np.repeat(grid.shape[1:3], 2)).astype(int).tolist()
-        rows, columns = slice(top, max(bottom, top + 1)), slice(left, max(right, left + 1))
+        rows, columns = positions(inside, grid.shape[1:3])
         relative = (maps / self._typical[-2:, None, None]).mean(1)[0, rows, columns]
         worst = whitened[0, rows, columns].flatten(0, 1)[relative.argmax()]
         change = worst - self._bank[torch.linalg.vector_norm(self._bank - worst, dim=1).argmin()]

@@ -29,6 +29,7 @@ from anomaly.detectors.base import (
     Progress,
     cut,
     deviations,
+    positions,
     surroundings,
     topk_mean,
 )
@@ -196,9 +197,9 @@ class UNet(Detector):
     def _explain(self, image: Image, batch: Tensor, inside: np.ndarray, filled: tuple[float, float]) -> Explanation:
         errors, repaired = self._errors(batch)
         height, width = (round(share * side) for share, side in zip(filled, errors.shape[2:]))
-        top, bottom, left, right = (inside * (height, height, width, width)).round().astype(int)
         normalised = ((errors - self._typical) / self._spread).clamp_min(0)[0]
-        place = normalised[:, top : max(bottom, top + 1), left : max(right, left + 1)].mean((1, 2))
+        rows, columns = positions(inside, (height, width))
+        place = normalised[:, rows, columns].mean((1, 2))
         changed = float(place[0] / place.sum().clamp_min(1e-6))
         around = surroundings(inside)
         here = cut(image, *around)
