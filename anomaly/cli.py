@@ -264,11 +264,12 @@ def serve(
     auth: Annotated[list[str] | None, typer.Option("--auth", help="USER:PASSWORD, may be repeated")] = None,
     runs: Runs = RUNS,
     thresholds: Book = BOOK,
+    record: Annotated[Path, typer.Option("--record", help="folder of the inspection record")] = Path("record"),
 ) -> None:
     """Open the browser app (the same as `python app.py`)."""
     from anomaly.ui import serve as run
 
-    run(host, port, share, auth, runs, thresholds)
+    run(host, port, share, auth, runs, thresholds, record)
 
 
 def main(arguments: list[str] | None = None) -> int:

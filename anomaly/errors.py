@@ -80,3 +80,11 @@ class UnsupportedPromise(ThresholdError):
 
 class BackboneError(AnomalyError):
     """Backbone weights that are missing, damaged or not the ones expected."""
+
+
+class Forbidden(AnomalyError):
+    """Something that the role of this person does not allow."""
+
+
+class RecordError(AnomalyError):
+    """The inspection record cannot be read or written."""

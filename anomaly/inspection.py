@@ -39,6 +39,7 @@ class Inspection:
     """One judged photo.
 
     Attributes:
+        weights_sha256: of the weights that judged.
         score, threshold, review_threshold, pixel_threshold: in the unit of the detector.
         default_threshold: the stored limit, whatever `redecide` made of it.
         capture: what is unlike the good photos in how this one was taken, a sentence each; then it is for a person to
@@ -52,6 +53,7 @@ class Inspection:
     path: str
     category: str
     detector: str
+    weights_sha256: str
     score: float
     threshold: float
     review_threshold: float
@@ -169,6 +171,7 @@ class Inspector:
             path=str(path),
             category=category,
             detector=run.detector,
+            weights_sha256=run.weights_sha256,
             score=result.score,
             threshold=point.fail,
             review_threshold=point.review,

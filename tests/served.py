@@ -14,6 +14,8 @@ from PIL import Image
 
 from anomaly.detectors.base import Explanation
 from anomaly.errors import MissingThreshold, UnknownName
+from anomaly.handlers.session import Site
+from anomaly.history import History
 from anomaly.images import read_image
 from anomaly.inspection import CategoryInfo, Inspection
 from anomaly.regions import find_regions
@@ -101,6 +103,7 @@ class ToyInspector:
             path=str(path),
             category=category,
             detector=detector or "toy",
+            weights_sha256="0" * 64,
             score=score,
             threshold=10.0,
             review_threshold=8.0,
@@ -121,6 +124,11 @@ class ToyInspector:
     def explain(self, inspection: Inspection) -> Explanation:
         here = read_image(inspection.path)[5:20, 15:35]
         return Explanation(here=here, good=np.full_like(here, 100), source="plain plate", shares={"a": 0.25, "b": 0.75})
+
+
+def toy_site(inspector: ToyInspector, history: History | None = None) -> Site:
+    folder = inspector.examples[0].parent.parent
+    return Site(folder / "runs", folder / "threshold.json", inspector, history)
 
 
 def write_plate(path: Path, *, spot: int | None = None) -> Path:

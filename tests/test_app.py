@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from served import ROOT, ToyInspector, free_port, write_plate
+from served import ROOT, ToyInspector, free_port, toy_site, write_plate
 
 from anomaly import ui
 from anomaly.errors import UsageError
@@ -20,7 +20,7 @@ TOKEN = "kept-from-visitors"
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """The page around a toy inspector, served in this process."""
-    app = ui.build_app(ToyInspector(tmp_path_factory.mktemp("runs") / "examples"))
+    app = ui.build_app(toy_site(ToyInspector(tmp_path_factory.mktemp("runs") / "examples")))
     ui._launch(app, "127.0.0.1", free_port(), [])
     yield app
     app.close(verbose=False)
@@ -161,7 +161,7 @@ def test_records_and_monitoring_are_off(client):
 
 
 def test_a_login_is_asked_for(tmp_path):
-    app = ui.build_app(ToyInspector(tmp_path / "examples"))
+    app = ui.build_app(toy_site(ToyInspector(tmp_path / "examples")))
     ui._launch(app, "127.0.0.1", free_port(), [ui._account("anna:a:b")])
     try:
         with httpx.Client(base_url=app.local_url) as visitor:

@@ -17,6 +17,8 @@ FLOORS = {
     "render": 1,
     "images": 2,
     "metrics": 2,
+    "archives": 2,
+    "accounts": 2,
     "thresholds": 2,
     "nets": 2,
     "descent": 2,
@@ -32,18 +34,18 @@ FLOORS = {
     "runs": 5,
     "training": 6,
     "inspection": 6,
-    "history": 6,
+    "history": 7,
     "pretraining": 6,
     "report": 7,
-    "handlers": 7,
+    "handlers": 8,
     "scale": 7,
     "bench": 7,
     "demo": 7,
-    "ui": 8,
-    "api": 8,
-    "cli": 8,
-    "__main__": 9,
-    "app": 9,
+    "ui": 9,
+    "api": 9,
+    "cli": 9,
+    "__main__": 10,
+    "app": 10,
 }
 # `python -m anomaly serve` opens the same page as app.py; a second program for that would only be a detour.
 EXCEPTIONS = {("cli", "ui")}
@@ -99,7 +101,9 @@ def where(path: Path, line: int = 1) -> str:
 def test_the_reader_of_imports_sees_lazy_ones():
     """A test that reads nothing would hold nothing."""
     assert "synthetic" in {name for name, _ in rooms_imported(PACKAGE / "cli.py")}  # inside a function
-    assert {"errors", "images", "inspection", "render"} <= {name for name, _ in rooms_imported(PACKAGE / "handlers.py")}
+    assert {"errors", "images", "inspection", "render"} <= {
+        name for name, _ in rooms_imported(PACKAGE / "handlers" / "inspect.py")
+    }
     assert len(FILES) > 30
 
 

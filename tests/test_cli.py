@@ -371,8 +371,9 @@ def test_serve_passes_its_options_on(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(anomaly.ui, "serve", lambda *arguments: seen.append(arguments))
     options = ("--host", "0.0.0.0", "--port", 7001, "--share", "--auth", "eva:secret")
-    assert run("serve", *options, "--runs", tmp_path, "--thresholds", tmp_path / "t.json") == 0
-    assert seen == [("0.0.0.0", 7001, True, ["eva:secret"], tmp_path, tmp_path / "t.json")]
+    places = ("--runs", tmp_path, "--thresholds", tmp_path / "t.json", "--record", tmp_path / "r")
+    assert run("serve", *options, *places) == 0
+    assert seen == [("0.0.0.0", 7001, True, ["eva:secret"], tmp_path, tmp_path / "t.json", tmp_path / "r")]
 
 
 # --- refused: status 2, one line with the remedy, nothing written or lost

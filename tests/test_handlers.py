@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from served import ToyInspector, write_plate
+from served import ToyInspector, toy_site, write_plate
 
 from anomaly.errors import UnknownName, UsageError
-from anomaly.handlers import InspectHandlers, Notice, Report, Session, slider_range
+from anomaly.handlers.inspect import InspectHandlers, Report, slider_range
+from anomaly.handlers.session import Notice, Session
 from anomaly.ui import pieces
 
 
@@ -18,7 +19,7 @@ def inspector(tmp_path):
 
 @pytest.fixture
 def handlers(inspector):
-    return InspectHandlers(inspector)
+    return InspectHandlers(toy_site(inspector))
 
 
 @pytest.fixture

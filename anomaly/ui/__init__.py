@@ -11,25 +11,34 @@ import gradio as gr
 from gradio import networking
 from starlette.middleware import Middleware
 
+from anomaly.accounts import Person
 from anomaly.errors import AnomalyError, UsageError
-from anomaly.handlers import InspectHandlers
+from anomaly.handlers.session import Session, Site
+from anomaly.history import History
 from anomaly.inspection import Inspector
 from anomaly.ui import inspect, theme
 from anomaly.ui.guard import Guard
 
 TITLE = "Surface inspection"
+KEPT = 3600  # seconds that a photo and its map stay in memory after the last look at them
 SESSIONS = 48  # each holds one photo with its map, about 10 MB
 LARGEST_UPLOAD = "64mb"
 
 HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1></header>"""
 
 
-def build_app(inspector: Inspector) -> gr.Blocks:
+TABS = (inspect,)  # in their order; each has a TITLE, the ROLE from which it is shown, and `build(app, site, session)`
+
+
+def build_app(site: Site) -> gr.Blocks:
     # Uploads older than an hour are swept every ten minutes.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as app:
         gr.HTML(HEADER, apply_default_css=False, js_on_load=None)
-        with gr.Tabs(elem_id="tabs"), gr.Tab("Inspect", id="inspect"):
-            inspect.build(app, InspectHandlers(inspector))
+        session = gr.State(Session(), time_to_live=KEPT)
+        with gr.Tabs(elem_id="tabs"):
+            for room in TABS:
+                with gr.Tab(room.TITLE, id=room.TITLE.lower(), visible=Person().may(room.ROLE)):
+                    room.build(app, site, session)
     app.queue(max_size=64)
     return app
 
@@ -41,6 +50,7 @@ def serve(
     auth: list[str] | None = None,
     runs: Path | str = "runs",
     thresholds: Path | str = "threshold.json",
+    record: Path | str = "record",
 ) -> None:
     """Serve the page until interrupted.
 
@@ -49,10 +59,12 @@ def serve(
             (0.0.0.0 on a Hugging Face Space).
         share: also open a public link; when that fails the page stays up locally.
         auth: "user:password" strings; None or empty lets everybody in.
+        record: folder of the inspection record.
     """
     host, port = _address(host, port)
     accounts = [_account(text) for text in auth or []]
-    app = build_app(Inspector(runs=Path(runs), thresholds=Path(thresholds)))
+    runs, thresholds = Path(runs), Path(thresholds)
+    app = build_app(Site(runs, thresholds, Inspector(runs=runs, thresholds=thresholds), History(Path(record))))
     _launch(app, host, port, accounts)
     print(f"{TITLE}: {app.local_url}", flush=True)
     if share:
@@ -132,6 +144,7 @@ def arguments(argv: list[str] | None = None) -> dict:
     parser.add_argument(
         "--thresholds", type=Path, default=Path("threshold.json"), help="operating points (default threshold.json)"
     )
+    parser.add_argument("--record", type=Path, default=Path("record"), help="inspection record (default record)")
     return vars(parser.parse_args(argv))
 
 

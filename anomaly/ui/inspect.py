@@ -2,12 +2,14 @@
 
 import gradio as gr
 
+from anomaly.accounts import VISITOR
 from anomaly.errors import AnomalyError
-from anomaly.handlers import STORED, InspectHandlers, Notice, Session, refusal
+from anomaly.handlers.inspect import STORED, InspectHandlers
+from anomaly.handlers.session import Notice, Session, Site, refusal
 from anomaly.ui import pieces
 from anomaly.ui.photo import Photo
 
-KEPT = 3600  # seconds that a photo and its map stay in memory after the last look at them
+TITLE, ROLE = "Inspect", VISITOR
 
 # A mirrored photo is another part: lettering, threads and one-sided defects would no longer match the good ones.
 CAMERA = gr.WebcamOptions(
@@ -34,9 +36,10 @@ CLICKS = QUICK | {"trigger_mode": "multiple", "concurrency_limit": 1, "concurren
 NETWORK = QUICK | {"concurrency_limit": 1, "concurrency_id": "network"}
 
 
-def build(app: gr.Blocks, handlers: InspectHandlers) -> None:
+def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
     """Lay the tab out inside the open tab of `app` and connect it."""
-    bench = Bench(handlers)
+    handlers = InspectHandlers(site)
+    bench = Bench(handlers, session)
     bench.connect(app)
     publish(handlers)
 
@@ -44,9 +47,9 @@ def build(app: gr.Blocks, handlers: InspectHandlers) -> None:
 class Bench:
     """The tab's components, and what each event changes on them."""
 
-    def __init__(self, handlers: InspectHandlers):
+    def __init__(self, handlers: InspectHandlers, session: gr.State):
         self.handlers = handlers
-        self.session = gr.State(Session(), time_to_live=KEPT)
+        self.session = session
         with gr.Row(elem_id="bench"):
             with gr.Column(elem_id="controls"):
                 self._lay_out_controls()

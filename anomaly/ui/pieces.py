@@ -7,7 +7,8 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from anomaly.handlers import MOST_REGIONS, STORED, Example, Notice, Report, Why
+from anomaly.handlers.inspect import MOST_REGIONS, STORED, Example, Report, Why
+from anomaly.handlers.session import Notice
 
 TALLEST = 460  # CSS pixels that a panel may take, so that the verdict and the pictures fit on one screen
 METER_END = 2.0  # the level bar ends at twice the limit, which puts the limit in its middle for every product

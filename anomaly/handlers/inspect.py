@@ -1,4 +1,4 @@
-"""What a click does: paths and numbers in, reports of NumPy arrays out; no gradio, no inference of its own."""
+"""The verbs of the Inspect tab: choose a product, judge a photo, move the limit, ask why."""
 
 import logging
 import math
@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from anomaly import render
+from anomaly.accounts import OPERATOR
 from anomaly.errors import AnomalyError, UnknownName, UsageError
+from anomaly.handlers.session import Notice, Session, Site, refusal, sentence
 from anomaly.images import read_image, shrink
-from anomaly.inspection import CategoryInfo, Inspection, Inspector, redecide
+from anomaly.inspection import Inspection, redecide
 from anomaly.thresholds import Standing
 
 log = logging.getLogger(__name__)
@@ -23,27 +25,6 @@ MOST_REGIONS = 8  # more numbers on one picture than this hide the defect that t
 THUMBNAIL = 144  # longest side in pixels, sharp at 72 CSS pixels on a dense screen
 EXPIRED = "The photo is no longer kept by this server"
 TRAILING_NUMBER = re.compile(r"[_-]?\d+$")
-
-
-@dataclass
-class Session:
-    """What one browser tab is looking at.
-
-    Mutable on purpose: an inspection that waits in the queue reads `turn` when it is done, so that a result
-    of a product or photo that the person has left meanwhile is thrown away instead of shown.
-    """
-
-    product: CategoryInfo | None = None
-    examples: tuple[Path, ...] = ()
-    detector: str | None = None
-    photo: Path | None = None
-    inspection: Inspection | None = None
-    turn: int = 0
-
-    def restart(self) -> None:
-        """Forget the verdict: from here on it would stand beside another photo, product or detector."""
-        self.inspection = None
-        self.turn += 1
 
 
 @dataclass(frozen=True)
@@ -64,15 +45,6 @@ class Product:
     detectors: tuple[str, ...]
     active: str
     examples: tuple[Example, ...]
-
-
-@dataclass(frozen=True)
-class Notice:
-    """The page without a verdict: `kind` is "idle", "busy" or "refused"."""
-
-    kind: str
-    title: str
-    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,8 +112,9 @@ class Report:
 class InspectHandlers:
     """The verbs of the Inspect tab."""
 
-    def __init__(self, inspector: Inspector):
-        self.inspector = inspector
+    def __init__(self, site: Site):
+        self.site = site
+        self.inspector = site.inspector
 
     def products(self) -> list[tuple[str, str]]:
         """(title, name) of every category, for the list."""
@@ -202,6 +175,9 @@ class InspectHandlers:
                 raise UsageError(EXPIRED, "Add the photo again")
             inspection = self.inspector.inspect(photo, category=product.name, detector=session.detector)
             said = _report(product.title, inspection)
+            # Visitors come by a public link: what they try out is neither kept nor counted.
+            if self.site.history and session.person.may(OPERATOR):
+                self.site.history.add(inspection, user=session.person.name)
         except AnomalyError as error:
             said = refusal(error, photo)
         except Exception:
@@ -248,7 +224,7 @@ class InspectHandlers:
             return found | {"path": name}  # where this server keeps the upload is nobody's business
         except AnomalyError as error:
             asked = {"path": name, "category": category, "detector": detector}
-            return asked | {"verdict": None, "error": _sentence(error, path)}
+            return asked | {"verdict": None, "error": sentence(error, path)}
 
     def _category(self, name: str | None):
         for info in self.inspector.categories():
@@ -260,18 +236,8 @@ class InspectHandlers:
         return ", ".join(name for _, name in self.products()) or "none is trained yet"
 
 
-def refusal(error: AnomalyError, path: Path | None = None) -> Notice:
-    return _refused(_sentence(error, path))
-
-
 def _refused(text: str) -> Notice:
     return Notice("refused", "Not inspected", text)
-
-
-def _sentence(error: AnomalyError, path: Path | str | None) -> str:
-    """The refusal without the folder in which this server keeps the photo."""
-    text = str(error)
-    return text.replace(str(path), Path(path).name) if path else text
 
 
 def slider_range(level: float) -> Slider:

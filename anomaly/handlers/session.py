@@ -1,0 +1,67 @@
+"""What all tabs share: the place that is served, and what one browser tab is looking at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anomaly.accounts import Person
+from anomaly.errors import AnomalyError
+from anomaly.history import History
+from anomaly.inspection import CategoryInfo, Inspection, Inspector
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where everything lies that one server shows and writes.
+
+    Attributes:
+        runs: folder of trained categories; thresholds: threshold.json.
+        history: the inspection record; None keeps none.
+    """
+
+    runs: Path
+    thresholds: Path
+    inspector: Inspector
+    history: History | None = None
+
+
+@dataclass
+class Session:
+    """What one browser tab is looking at, and who sits there.
+
+    Mutable on purpose: an inspection that waits in the queue reads `turn` when it is done, so that a result
+    of a product or photo that the person has left meanwhile is thrown away instead of shown.
+    """
+
+    person: Person = field(default_factory=Person)
+    product: CategoryInfo | None = None
+    examples: tuple[Path, ...] = ()
+    detector: str | None = None
+    photo: Path | None = None
+    inspection: Inspection | None = None
+    turn: int = 0
+
+    def restart(self) -> None:
+        """Forget the verdict: from here on it would stand beside another photo, product or detector."""
+        self.inspection = None
+        self.turn += 1
+
+
+@dataclass(frozen=True)
+class Notice:
+    """The page without a verdict: `kind` is "idle", "busy" or "refused"."""
+
+    kind: str
+    title: str
+    text: str = ""
+
+
+def refusal(error: AnomalyError, path: Path | None = None, *, title: str = "Not inspected") -> Notice:
+    return Notice("refused", title, sentence(error, path))
+
+
+def sentence(error: AnomalyError, path: Path | str | None) -> str:
+    """The refusal without the folder in which this server keeps the photo."""
+    text = str(error)
+    return text.replace(str(path), Path(path).name) if path else text
