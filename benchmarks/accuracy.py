@@ -85,7 +85,7 @@ def measure(data: Path, product: str, system: str, seed: int) -> dict:
 
 def measure_apart(data: Path, product: str, system: str, seed: int) -> dict:
     """`measure` in a process of its own, or what an earlier run of this program measured."""
-    kept = MEASURED / f"{product}.{system}.{seed}.{_fingerprint(data.resolve(), system in detectors.names())}.json"
+    kept = MEASURED / f"{product}.{system}.{seed}.{_fingerprint(data.resolve(), system not in systems.OTHERS)}.json"
     if not kept.is_file():
         MEASURED.mkdir(exist_ok=True)
         arguments = [str(data), "--one", product, system, str(seed)]
