@@ -272,7 +272,7 @@ def _report(title: str, stored: Inspection, percent: float = STORED) -> Report:
             Region(*region.box, area=region.area, level=region.peak / now.pixel_threshold) for region in now.regions
         ),
         note=_note(now),
-        doubt=_doubt(now.percentile),
+        doubt=doubt(now.percentile),
         capture=now.capture,
         photo=now.preview,
         reconstruction=now.reconstruction,
@@ -295,7 +295,7 @@ def _note(inspection: Inspection) -> str:
     return f"{places} over the limit."
 
 
-def _doubt(standing: Standing) -> str:
+def doubt(standing: Standing) -> str:
     """One plain sentence on how sure the held-out parts make it that this one is unusual."""
     low, high = math.floor(100 * standing.low), math.ceil(100 * standing.high)
     return f"Higher than {standing.below} of {standing.n} good parts (95% interval {low}-{high}%)"
