@@ -289,10 +289,11 @@ def _note(inspection: Inspection) -> str:
         if inspection.verdict == "ANOMALY":
             return "No single region stands out: the part as a whole differs from the good ones."
         return "No region is over the limit."
-    places = "One region is" if count == 1 else f"{count} regions are"
     if inspection.verdict == "OK":
-        return f"{places} over the pixel limit, but the part as a whole is under its limit."
-    return f"{places} over the limit."
+        if count == 1:
+            return "One region is over the pixel limit, but the part as a whole is under its limit."
+        return f"{count} regions are over the pixel limit, but the part as a whole is under its limit."
+    return "One region is over the limit." if count == 1 else f"{count} regions are over the limit."
 
 
 def doubt(standing: Standing) -> str:

@@ -56,12 +56,11 @@ class Bench:
                     elem_classes="chips",
                 )
             with gr.Column(elem_id="compare-result"):
-                self.said = _html("compare-said", pieces.notice(handlers.waiting(Comparison())))
-                self.sides = _html("sides")
+                self.sides = _html("sides", pieces.notice(handlers.waiting(Comparison())))
                 self.ranking = _html("ranking")
 
     def connect(self, app: gr.Blocks, session: gr.State) -> None:
-        asked, result = self.asked, [self.asked, self.said, self.sides, self.ranking]
+        asked, result = self.asked, [self.asked, self.sides, self.ranking]
         app.load(lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
         taken = self.photo.input(self.take_photo, [asked, self.photo], [*result, self.photo], **QUICK)
         same = self.inspected.click(self.take_inspected, [asked, session], [*result, self.product], **QUICK)
@@ -80,22 +79,22 @@ class Bench:
         try:
             self.handlers.take_inspected(asked, session)
         except AnomalyError as error:
-            return {self.asked: asked, self.said: pieces.notice(refusal(error, title="Nothing to compare"))}
+            return {self.asked: asked, self.sides: pieces.notice(refusal(error, title="Nothing to compare"))}
         return self._clear(asked) | {self.product: asked.product.name}
 
     def choose_product(self, asked: Comparison, category: str | None) -> dict:
         try:
             self.handlers.choose_product(asked, category)
         except AnomalyError as error:
-            return {self.asked: asked, self.said: pieces.notice(refusal(error, title="Nothing to compare"))}
-        return {self.asked: asked, self.said: pieces.notice(self.handlers.waiting(asked)), self.sides: ""}
+            return {self.asked: asked, self.sides: pieces.notice(refusal(error, title="Nothing to compare"))}
+        return {self.asked: asked, self.sides: pieces.notice(self.handlers.waiting(asked))}
 
     def compare_detectors(self, asked: Comparison) -> Iterator[dict]:
         """Each detector appears as soon as it is done."""
         sides: list[Side] = []
         for side in self.handlers.detectors(asked):
             sides.append(side)
-            yield {self.asked: asked, self.said: "", self.sides: columns(asked, sides)}
+            yield {self.asked: asked, self.sides: columns(asked, sides)}
         if not sides:
             yield {self.asked: asked}
 
@@ -104,19 +103,16 @@ class Bench:
         total, sides = len(self.handlers.products()), []
         for side in self.handlers.all_products(asked):
             sides.append(side)
-            yield {self.asked: asked, self.said: "", self.ranking: ranking(asked, sides, total)}
+            yield {self.asked: asked, self.ranking: ranking(asked, sides, total)}
         if not sides:
             yield {self.asked: asked}
 
     def _clear(self, asked: Comparison) -> dict:
         """Take the old comparison away before anything else happens."""
+        said = pieces.notice(self.handlers.waiting(asked))
         hint = '<p class="hint">Choose a product to see its detectors side by side.</p>'
-        return {
-            self.asked: asked,
-            self.said: pieces.notice(self.handlers.waiting(asked)),
-            self.sides: hint if asked.photo and not asked.product else "",
-            self.ranking: "",
-        }
+        alone = asked.photo is not None and asked.product is None
+        return {self.asked: asked, self.sides: hint if alone else said, self.ranking: said if alone else ""}
 
 
 def columns(asked: Comparison, sides: list[Side]) -> str:
@@ -130,8 +126,8 @@ def columns(asked: Comparison, sides: list[Side]) -> str:
 
 
 def about(asked: Comparison, title: str = "") -> str:
-    name = f'<span translate="no">{escape(asked.photo.name)}</span>'
-    return f'<p class="about">{f"<b>{escape(title)}</b> · " if title else ""}{name}</p>'
+    product = f"<b>{escape(title)}</b> · " if title else ""
+    return f'<p class="about" translate="no">{product}{escape(asked.photo.name)}</p>'
 
 
 def column(asked: Comparison, side: Side) -> str:
@@ -195,7 +191,7 @@ def curtain(found: Pictures, name: str, over: np.ndarray, title: str, alt: str) 
         f'<div class="pair" style="width:min(100%,{TALLEST * ratio:.0f}px);aspect-ratio:{ratio:.4f};--at:{at}%">'
         f'<img src="{pieces.picture(found.photo)}" alt="Photo {escape(name)}">'
         f'<img class="over" src="{pieces.picture(over)}" alt="{escape(alt)}">'
-        f'<input type="range" min="0" max="100" value="{at}" aria-label="Original to {title.lower()}">'
+        f'<input type="range" min="0" max="100" value="{at}" aria-label="Original to {title}">'
         '<i class="edge" aria-hidden="true"></i></div></figure>'
     )
 

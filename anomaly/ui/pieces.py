@@ -67,7 +67,7 @@ def banner(report: Report) -> str:
     return (
         f'<section class="verdict {report.verdict.lower()}">{icon(report.verdict)}'
         f'<div class="word"><h2>{report.verdict}</h2>'
-        f"<p><b>{escape(report.title)}</b> · {escape(report.name)}</p></div>"
+        f'<p translate="no"><b>{escape(report.title)}</b> · {escape(report.name)}</p></div>'
         f'<div class="reading"><p class="level"><b>{report.level:.2f}</b> × the limit</p>{meter(report.level, review)}'
         f"<p>score <b>{number(report.score)}</b> · limit <b>{number(report.threshold)}</b></p>"
         f'<p class="doubt">{escape(report.doubt)}</p></div>'
@@ -183,7 +183,8 @@ def regions(report: Report) -> str:
         for place, spot in enumerate(report.regions[:MOST_REGIONS], 1)
     )
     rest = len(report.regions) - MOST_REGIONS
-    more = f"<p>and {rest} weaker {'one' if rest == 1 else 'ones'}</p>" if rest > 0 else ""
+    weaker = "and 1 weaker one" if rest == 1 else f"and {rest} weaker ones"
+    more = f"<p>{weaker}</p>" if rest > 0 else ""
     columns = "".join(
         f'<th scope="col">{name}</th>' for name in ("No.", "x", "y", "width", "height", "area", "peak ÷ limit")
     )
