@@ -1,12 +1,13 @@
 """The Compare tab: what each detector and each product says of one photo, on scales that they share."""
 
+import gradio as gr
 import numpy as np
 import pytest
 from served import CHROMIUM, CHROMIUM_ARGS, ToyInspector, free_port, toy_site, write_plate
 
 from anomaly import ui
 from anomaly.accounts import OPERATOR, Person
-from anomaly.errors import UnknownName, UsageError
+from anomaly.errors import ThresholdError, UnknownName, UsageError
 from anomaly.handlers.compare import CompareHandlers, Comparison, nearest, verdicts
 from anomaly.handlers.inspect import InspectHandlers
 from anomaly.handlers.session import Session
@@ -162,6 +163,21 @@ def test_a_comparison_is_not_recorded(inspector, tmp_path, asked):
     bench.take_photo(session, str(asked.photo))
     bench.inspect(session)
     assert len(history.entries()) == 1
+
+
+def test_a_table_that_cannot_be_made_is_no_wait_without_end(handlers, asked, inspector, monkeypatch):
+    with gr.Blocks():
+        bench = compare.Bench(handlers)
+    monkeypatch.setattr(inspector, "categories", lambda: [])
+    (said,) = bench.compare_products(asked)
+    assert said[bench.ranking] == ""
+
+    def refuse():
+        raise ThresholdError("threshold.json cannot be read as JSON", "Restore it from a backup")
+
+    monkeypatch.setattr(inspector, "categories", refuse)
+    (said,) = bench.compare_products(asked)
+    assert "Restore it from a backup" in said[bench.ranking]
 
 
 @pytest.fixture

@@ -100,12 +100,16 @@ class Bench:
 
     def compare_products(self, asked: Comparison) -> Iterator[dict]:
         """The table grows product by product."""
-        total, sides = len(self.handlers.products()), []
-        for side in self.handlers.all_products(asked):
-            sides.append(side)
-            yield {self.asked: asked, self.ranking: ranking(asked, sides, total)}
+        try:
+            total, sides = len(self.handlers.products()), []
+            for side in self.handlers.all_products(asked):
+                sides.append(side)
+                yield {self.asked: asked, self.ranking: ranking(asked, sides, total)}
+        except AnomalyError as error:
+            yield {self.asked: asked, self.ranking: pieces.notice(refusal(error, title="Nothing to compare"))}
+            return
         if not sides:
-            yield {self.asked: asked}
+            yield {self.asked: asked} | ({} if total else {self.ranking: ""})
 
     def _clear(self, asked: Comparison) -> dict:
         """Take the old comparison away before anything else happens."""
