@@ -1,7 +1,7 @@
 """Draws the pictures of the README from the running app: `python docs/screenshots.py`.
 
 Starts the app with the shipped products, walks it in Debian's chromium, and writes docs/*.png. With names of pictures
-as arguments it draws these alone.
+as arguments it draws these alone. The Chinese one needs a font that has Chinese (Debian: fonts-wqy-microhei).
 """
 
 import io

@@ -103,14 +103,15 @@
   const SPOKEN = ["alt", "aria-label", "aria-valuetext", "placeholder", "title"];
   const language = LANGUAGES[(localStorage.getItem("language") || navigator.language).split("-")[0]] || "en";
 
+  document.addEventListener("change", (event) => {
+    if (event.target.id !== "language") return;
+    localStorage.setItem("language", event.target.value);
+    location.reload(); // gradio's own words change on loading only
+  });
   const attach = () => {
     const choice = document.querySelector("#language");
-    if (!choice) return setTimeout(attach, 200);
-    choice.value = language;
-    choice.addEventListener("change", () => {
-      localStorage.setItem("language", choice.value);
-      location.reload(); // gradio's own words change on loading only
-    });
+    if (choice) choice.value = language;
+    else setTimeout(attach, 200);
   };
   attach();
   if (language === "en") return;
@@ -121,7 +122,8 @@
     if (!names.length) known.set(english, translations[language]);
     else {
       const fixed = english.split(/{\w+}/).map((text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-      templates.push([new RegExp(`^${fixed.join("(.+?)")}$`, "s"), names, translations[language]]);
+      const value = "((?:(?![.!?] ).)+?)"; // no end of a sentence: a name must not swallow the next one
+      templates.push([new RegExp(`^${fixed.join(value)}$`, "s"), names, translations[language]]);
     }
   }
   const find = (text) => {
@@ -139,7 +141,7 @@
     const whole = find(text) ?? (text.endsWith(".") ? find(text.slice(0, -1))?.concat(stop) : undefined);
     if (whole !== undefined) return whole;
     const parts = text.split(/(?<=[.!?]) (?=\S)|( · )/).filter(Boolean);
-    return parts.length > 1 ? parts.map(say).join(language === "zh-CN" ? "" : " ").replaceAll("  ·  ", " · ") : text;
+    return parts.length > 1 ? parts.map(say).join(" ").replaceAll("。 ", "。").replaceAll("  ·  ", " · ") : text;
   };
   const translated = (text) => {
     const bare = text?.trim();

@@ -11,8 +11,8 @@ WORDS = Path(__file__).with_name("words.json")
 
 # Each language is named in itself, so that it is found by whoever cannot read the others.
 LANGUAGES = (
-    '<select id="language" aria-label="Language" translate="no"><option value="en">English</option>'
-    '<option value="zh-CN" lang="zh-CN">中文</option><option value="ms" lang="ms">Bahasa Melayu</option></select>'
+    '<select id="language" aria-label="Language / 语言 / Bahasa" translate="no"><option value="en">English</option>'
+    '<option value="zh-CN" lang="zh-CN">中文</option><option value="ms" lang="ms">Melayu</option></select>'
 )
 
 # Fonts of the person's own system: a font service would be a request off this machine.
