@@ -272,7 +272,7 @@ def _report(title: str, stored: Inspection, percent: float = STORED) -> Report:
             Region(*region.box, area=region.area, level=region.peak / now.pixel_threshold) for region in now.regions
         ),
         note=_note(now),
-        doubt=_doubt(now.percentile),
+        doubt=doubt(now.percentile),
         capture=now.capture,
         photo=now.preview,
         reconstruction=now.reconstruction,
@@ -289,13 +289,14 @@ def _note(inspection: Inspection) -> str:
         if inspection.verdict == "ANOMALY":
             return "No single region stands out: the part as a whole differs from the good ones."
         return "No region is over the limit."
-    places = "One region is" if count == 1 else f"{count} regions are"
     if inspection.verdict == "OK":
-        return f"{places} over the pixel limit, but the part as a whole is under its limit."
-    return f"{places} over the limit."
+        if count == 1:
+            return "One region is over the pixel limit, but the part as a whole is under its limit."
+        return f"{count} regions are over the pixel limit, but the part as a whole is under its limit."
+    return "One region is over the limit." if count == 1 else f"{count} regions are over the limit."
 
 
-def _doubt(standing: Standing) -> str:
+def doubt(standing: Standing) -> str:
     """One plain sentence on how sure the held-out parts make it that this one is unusual."""
     low, high = math.floor(100 * standing.low), math.ceil(100 * standing.high)
     return f"Higher than {standing.below} of {standing.n} good parts (95% interval {low}-{high}%)"

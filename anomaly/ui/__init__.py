@@ -16,7 +16,7 @@ from anomaly.errors import AnomalyError, UsageError
 from anomaly.handlers.session import Session, Site
 from anomaly.history import History
 from anomaly.inspection import Inspector
-from anomaly.ui import inspect, theme
+from anomaly.ui import compare, inspect, theme
 from anomaly.ui.guard import Guard
 
 TITLE = "Surface inspection"
@@ -24,10 +24,10 @@ KEPT = 3600  # seconds that a photo and its map stay in memory after the last lo
 SESSIONS = 48  # each holds one photo with its map, about 10 MB
 LARGEST_UPLOAD = "64mb"
 
-HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1></header>"""
+HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1>{theme.LANGUAGES}</header>"""
 
-
-TABS = (inspect,)  # in their order; each has a TITLE, the ROLE from which it is shown, and `build(app, site, session)`
+# In their order; each has a TITLE, the ROLE from which it is shown, and `build(app, site, session)`.
+TABS = (inspect, compare)
 
 
 def build_app(site: Site) -> gr.Blocks:
@@ -35,7 +35,7 @@ def build_app(site: Site) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as app:
         gr.HTML(HEADER, apply_default_css=False, js_on_load=None)
         session = gr.State(Session(), time_to_live=KEPT)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             for room in TABS:
                 with gr.Tab(room.TITLE, id=room.TITLE.lower(), visible=Person().may(room.ROLE)):
                     room.build(app, site, session)

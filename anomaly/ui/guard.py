@@ -30,6 +30,12 @@ SHUT = re.compile(r"/gradio_api/(file=https?:|proxy=|deep_link|process_recording
 # Link previews of gradio's own: they name its brand and point to pictures on other servers.
 PREVIEWS = re.compile(rb'\s*<meta\s+(?:property="og:|name="twitter:)[^>]*>')
 
+# The language chosen on the page, told to gradio before it looks: its own words follow the browser's only.
+LANGUAGE = b"""<script>{
+  const chosen = localStorage.getItem("language");
+  if (chosen) Object.defineProperty(navigator, "language", { value: chosen });
+}</script>"""
+
 
 class Guard:
     def __init__(self, app: ASGIApp):
@@ -63,7 +69,7 @@ class _Answer:
             self.body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            page = PREVIEWS.sub(b"", self.body)
+            page = PREVIEWS.sub(b"", self.body).replace(b"<head>", b"<head>" + LANGUAGE, 1)
             MutableHeaders(scope=self.start)["content-length"] = str(len(page))
             await self.send(self.start)
             message = {"type": "http.response.body", "body": page}
