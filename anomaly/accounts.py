@@ -68,7 +68,7 @@ class Account(BaseModel):
 
     def digest(self, password: str) -> str:
         salt = bytes.fromhex(self.salt)
-        room = 2 * 128 * self.n * self.r
+        room = 128 * self.r * (self.n + self.p + 2)  # bytes that it takes; OpenSSL's own bound is 32 MB
         return hashlib.scrypt(password.encode(), salt=salt, n=self.n, r=self.r, p=self.p, maxmem=room, dklen=32).hex()
 
 

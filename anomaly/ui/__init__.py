@@ -80,6 +80,10 @@ def serve(
     if mcp and importlib.util.find_spec("mcp") is None:
         remedy = 'Run: .venv/bin/python -m pip install "gradio[mcp]", or start without --mcp'
         raise UsageError("--mcp needs the package mcp, which is not installed", remedy)
+    if mcp and auth:
+        raise UsageError(
+            "--mcp and --auth exclude each other: the tools have no way to log in", "Leave one of them out"
+        )
     host, port = _address(host, port)
     guests = dict(_account(text) for text in auth or [])
     desk = _desk(auth_file, guests, local=host in LOCAL and not share)

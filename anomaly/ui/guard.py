@@ -1,13 +1,15 @@
 """What stands between the network and gradio: a policy for the browser, doors that stay shut, and limits of size."""
 
+import json
 import math
 import re
 from collections.abc import Callable
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anomaly import api
@@ -39,6 +41,7 @@ PREVIEWS = re.compile(rb'\s*<meta\s+(?:property="og:|name="twitter:)[^>]*>')
 OVERHEAD = api.MEGABYTE  # of the form around a photo
 OTHERS = 16 * api.MEGABYTE + OVERHEAD  # what a page sends besides files is words and numbers
 UPLOAD = "/gradio_api/upload"
+LINGER = 2.0  # seconds
 
 
 class Guard:
@@ -71,7 +74,7 @@ class Guard:
                 if not body.over:
                     raise
         if body.over:
-            await body.refusal()(scope, receive, answer)
+            await body.refuse(answer)
 
     def _most(self, scope: Scope) -> float:
         """Bytes that a request may bring along."""
@@ -113,13 +116,19 @@ class _Body:
 
         return send_on
 
-    def refusal(self) -> Response:
+    async def refuse(self, send: Send) -> None:
+        """Say so, and read on for a moment: whoever is still sending would otherwise meet a closed door, not words."""
         said = f"The upload is too large, at most {self.most // api.MEGABYTE - 1:.0f} MB are taken at once."
         said += " Send fewer or smaller files."
-        headers = {"Connection": "close"}  # the rest of it is not read
-        if api.PATHS.fullmatch(self.path):
-            return JSONResponse({"error": said}, 413, headers)
-        return PlainTextResponse(said, 413, headers)
+        kind = "application/json" if api.PATHS.fullmatch(self.path) else "text/plain; charset=utf-8"
+        words = json.dumps({"error": said}) if kind == "application/json" else said
+        headers = [(b"content-type", kind.encode()), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 413, "headers": headers})
+        await send({"type": "http.response.body", "body": words.encode(), "more_body": True})
+        with anyio.move_on_after(LINGER):
+            while (await self.receive()).get("more_body"):
+                pass
+        await send({"type": "http.response.body"})
 
 
 class _Answer:

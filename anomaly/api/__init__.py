@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from html import escape
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +22,7 @@ from starlette.exceptions import HTTPException
 import anomaly
 from anomaly import errors
 from anomaly.accounts import OPERATOR, Desk, Person
+from anomaly.api.page import draw
 from anomaly.errors import AnomalyError, NotSignedIn, UsageError
 from anomaly.handlers.session import Site, sentence
 
@@ -88,6 +88,29 @@ class Line:
             self.length -= 1
 
 
+class Caller(HTTPBasic):
+    """Who calls, by `Authorization: Basic`; without it a visitor, unless the whole page asks for a login."""
+
+    def __init__(self, desk: Desk):
+        super().__init__()
+        self._desk = desk
+        self._places = anyio.CapacityLimiter(2)  # the page keeps its threads while somebody guesses
+
+    async def __call__(self, request: Request) -> Person:
+        scheme, _, sealed = request.headers.get("authorization", "").partition(" ")
+        if not scheme:
+            if self._desk.guests:
+                raise NotSignedIn("This server asks for a login", "Send a name and password, with curl: -u NAME")
+            return Person()
+        try:
+            name, _, password = base64.b64decode(sealed, validate=True).decode().partition(":")
+        except ValueError:
+            problem = "The Authorization header cannot be read"
+            raise NotSignedIn(problem, "Send it as Basic, with curl: -u NAME") from None
+        source = request.client.host if request.client else ""
+        return await run_sync(lambda: self._desk.check(name, password, source=source), limiter=self._places)
+
+
 def build_api(site: Site, desk: Desk, *, queue: Callable[[], int]) -> FastAPI:
     """The routes of `PATHS` as an app of their own.
 
@@ -102,27 +125,40 @@ def build_api(site: Site, desk: Desk, *, queue: Callable[[], int]) -> FastAPI:
         docs_url=None,  # FastAPI's own page loads its script from a content network; `/api` does not
         redoc_url=None,
     )
-    line, caller = Line(), _caller(desk)
-    Caller = Annotated[Person, Depends(caller)]
-    answers = {code: {"description": said} for code, said in ANSWERS.items()}
-    reading = {code: answers[code] for code in (200, 401, 503)}
+    line, caller = Line(), Caller(desk)
+    _add_inspections(api, site, line, caller)
+    _add_overview(api, site, caller, queue=lambda: line.length + queue())
+    _answer_errors(api)
+    return api
 
-    async def inspected(
-        person: Person, image: UploadFile | None, category: str | None, detector: str | None
-    ) -> JSONResponse:
+
+def _add_inspections(api: FastAPI, site: Site, line: Line, caller: Caller) -> None:
+    From = Annotated[Person, Depends(caller)]
+    Text = Annotated[str | None, Form()]
+    answers = {code: {"description": said} for code, said in ANSWERS.items()}
+
+    async def inspected(person: Person, image: UploadFile | None, *asked: str | None) -> JSONResponse:
         if image is None:
             raise UsageError("No image was given", "Send one as the file `image`, with curl: -F image=@part.png")
-        code, said = await line.run(_inspect, site, person, image, category, detector)
+        code, said = await line.run(_inspect, site, person, image, *asked)
         return JSONResponse(said, code)
 
     @api.post("/api/v1/inspect", summary="Inspect one photo", description=UPLOAD, responses=answers)
     async def inspect(
-        person: Caller,
-        image: UploadFile | None = None,
-        category: Annotated[str | None, Form()] = None,
-        detector: Annotated[str | None, Form()] = None,
+        person: From, image: UploadFile | None = None, category: Text = None, detector: Text = None
     ) -> JSONResponse:
         return await inspected(person, image, category, detector)
+
+    @api.post(
+        "/predict/{name}",
+        summary="Inspect one photo, as first published",
+        description="As /api/v1/inspect, by one detector: " + ", ".join(f"{n} is {d}" for n, d in DETECTORS.items()),
+        responses=answers,
+    )
+    async def predict(person: From, name: str, image: UploadFile | None = None, category: Text = None) -> JSONResponse:
+        if name not in DETECTORS:
+            raise errors.UnknownName(f"There is no route /predict/{name}", f"Use one of {', '.join(DETECTORS)}")
+        return await inspected(person, image, category, DETECTORS[name])
 
     @api.post(
         "/api/v1/inspect/batch",
@@ -131,10 +167,7 @@ def build_api(site: Site, desk: Desk, *, queue: Callable[[], int]) -> FastAPI:
         responses=answers,
     )
     async def inspect_batch(
-        person: Caller,
-        images: list[UploadFile] | None = None,
-        category: Annotated[str | None, Form()] = None,
-        detector: Annotated[str | None, Form()] = None,
+        person: From, images: list[UploadFile] | None = None, category: Text = None, detector: Text = None
     ) -> list[dict]:
         if not images:
             raise UsageError("No images were given", "Send each as a file `images`, with curl: -F images=@part.png")
@@ -144,65 +177,30 @@ def build_api(site: Site, desk: Desk, *, queue: Callable[[], int]) -> FastAPI:
         await run_sync(_require_category, site, category)
         found = []
         for image in images:  # each waits for its turn anew, so that a batch keeps nobody waiting for all of it
-            code, said = await line.run(_inspect, site, person, image, category, detector)
+            try:
+                code, said = await line.run(_inspect, site, person, image, category, detector)
+            except Busy as error:
+                code, said = 503, {"error": str(error)}
             asked = {"path": image.filename, "category": category, "detector": detector, "verdict": None}
             found.append(said if code == 200 else asked | said)
         return found
 
-    @api.post(
-        "/predict/{name}",
-        summary="Inspect one photo, as first published",
-        description="As /api/v1/inspect, by one detector: " + ", ".join(f"{n} is {d}" for n, d in DETECTORS.items()),
-        responses=answers,
-    )
-    async def predict(
-        person: Caller, name: str, image: UploadFile | None = None, category: Annotated[str | None, Form()] = None
-    ) -> JSONResponse:
-        if name not in DETECTORS:
-            raise errors.UnknownName(f"There is no route /predict/{name}", f"Use one of {', '.join(DETECTORS)}")
-        return await inspected(person, image, category, DETECTORS[name])
 
-    @api.get("/api/v1/categories", summary="What can be inspected", responses=reading)
-    async def categories(person: Caller) -> list[dict]:
+def _add_overview(api: FastAPI, site: Site, caller: Caller, *, queue: Callable[[], int]) -> None:
+    answers = {code: {"description": ANSWERS[code]} for code in (200, 401, 503)}
+
+    @api.get("/api/v1/categories", summary="What can be inspected", responses=answers)
+    async def categories(_: Annotated[Person, Depends(caller)]) -> list[dict]:
         return await run_sync(_categories, site)
 
-    @api.get(
-        "/health", summary="Is the server ready?", responses={200: answers[200], 503: {"description": "Not ready"}}
-    )
+    @api.get("/health", summary="Is the server ready?", responses={code: answers[code] for code in (200, 503)})
     async def health() -> JSONResponse:
-        said = await run_sync(_health, site) | {"queue_length": line.length + queue(), "version": anomaly.__version__}
+        said = await run_sync(_health, site) | {"queue_length": queue(), "version": anomaly.__version__}
         return JSONResponse(said, 200 if said["ready"] else 503)
 
     @api.get("/api", include_in_schema=False)
     async def page(request: Request) -> HTMLResponse:
-        return HTMLResponse(_page(api.openapi(), str(request.base_url).rstrip("/")))
-
-    _answer_errors(api)
-    return api
-
-
-def _caller(desk: Desk) -> Callable:
-    """Who calls, by `Authorization: Basic`; without it a visitor, unless the whole page asks for a login."""
-    places = anyio.CapacityLimiter(2)  # the page keeps its threads while somebody guesses
-
-    async def caller(request: Request, _: Annotated[Any, Depends(HTTPBasic(auto_error=False))] = None) -> Person:
-        scheme, _, sealed = request.headers.get("authorization", "").partition(" ")
-        if not scheme:
-            if desk.guests:
-                raise NotSignedIn("This server asks for a login", "Send a name and password, with curl: -u NAME")
-            return Person()
-        try:
-            if scheme.lower() != "basic":
-                raise ValueError(scheme)
-            name, _, password = base64.b64decode(sealed, validate=True).decode().partition(":")
-        except ValueError:
-            raise NotSignedIn(
-                "The Authorization header cannot be read", "Send it as Basic, with curl: -u NAME"
-            ) from None
-        source = request.client.host if request.client else ""
-        return await run_sync(lambda: desk.check(name, password, source=source), limiter=places)
-
-    return caller
+        return HTMLResponse(draw(api.openapi(), str(request.base_url).rstrip("/")))
 
 
 def _inspect(
@@ -217,6 +215,10 @@ def _inspect(
                 site.history.add(found, user=person.name)
         except AnomalyError as error:
             return status(error), {"error": sentence(error, path)}
+        except Exception:
+            # Whatever broke, the caller must read that nothing was judged; the log has the rest.
+            log.exception("inspection of %s as %s failed", path.name, category)
+            return 500, {"error": "The program failed on this photo. Try again, and report it if it repeats."}
         return 200, found.to_json() | {"path": path.name}
 
 
@@ -268,7 +270,9 @@ def _answer_errors(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"error": f"{error.detail}. The page /api tells what there is."}, error.status_code)
+        return JSONResponse(
+            {"error": f"{str(error.detail).rstrip('.')}. The page /api tells what there is."}, error.status_code
+        )
 
     @api.exception_handler(RequestValidationError)
     async def wrong_field(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -281,60 +285,3 @@ def _answer_errors(api: FastAPI) -> None:
         log.error("an upload could not be kept: %s", error)
         said = f"The server cannot keep the upload ({error.strerror}). Free some room on its disk, then send it again."
         return JSONResponse({"error": said}, 507)
-
-    @api.exception_handler(Exception)
-    async def broken(_: Request, error: Exception) -> JSONResponse:
-        said = "The program failed on this request. Try again, and report it if it repeats."
-        return JSONResponse({"error": said}, 500)
-
-
-STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-section { border-top: 1px solid #8885; padding: .5rem 0 1rem } h2 { font-size: 1.1rem } h2 code { font-size: 1rem }
-pre { overflow-x: auto; padding: .75rem 1rem; border-radius: 8px; background: #8882 }
-section div { display: flex; flex-wrap: wrap; gap: 1rem 4rem; align-items: start }
-caption { text-align: left; opacity: .75 }
-td, th { text-align: left; padding: .1rem 1.5rem .1rem 0; vertical-align: top }
-"""
-EXAMPLES = {  # by route; the page fills in its own address
-    "/api/v1/inspect": "curl -F image=@part.png -F category=NAME {address}/api/v1/inspect",
-    "/api/v1/inspect/batch": "curl -F images=@a.png -F images=@b.png -F category=NAME {address}/api/v1/inspect/batch",
-    "/api/v1/categories": "curl {address}/api/v1/categories",
-    "/health": "curl {address}/health",
-    "/predict/{name}": "curl -F image=@part.png -F category=NAME {address}/predict/cnn",
-}
-
-
-def _page(schema: dict, address: str) -> str:
-    """The schema for people; nothing on it is loaded from anywhere."""
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width"><title>{escape(schema["info"]["title"])}: API</title>
-<style>{STYLE}</style><main><h1>{escape(schema["info"]["title"])}: API</h1>
-<p>{escape(schema["info"]["description"])} Version {escape(schema["info"]["version"])}.
-The same for programs: <a href="openapi.json">openapi.json</a> (OpenAPI {schema["openapi"]}).</p>
-<p>Without a name and password nothing is kept. With those of an operator or supervisor
-(<code>curl -u NAME</code>) each inspection goes into the record.</p>
-{"".join(_route(schema, path, method, address) for path, methods in schema["paths"].items() for method in methods)}
-</main></html>"""
-
-
-def _route(schema: dict, path: str, method: str, address: str) -> str:
-    about = schema["paths"][path][method]
-    form = about.get("requestBody", {}).get("content", {}).get("multipart/form-data", {}).get("schema", {})
-    fields = schema["components"]["schemas"].get(form.get("$ref", "").rpartition("/")[2], {}).get("properties", {})
-    needed = "file" if "image" in fields else "files, repeated"
-    sent = "".join(
-        f"<tr><th scope='row'><code>{name}</code><td>{needed if name.startswith('image') else 'text'}"
-        f"<td>{'default: the active one' if name == 'detector' else 'required'}"
-        for name in fields
-    )
-    got = "".join(
-        f"<tr><th scope='row'>{code}<td>{escape(said['description'])}" for code, said in about["responses"].items()
-    )
-    return (
-        f"<section><h2><code>{method.upper()} {escape(path)}</code> {escape(about['summary'])}</h2>"
-        f"<p>{escape(about.get('description', ''))}</p><pre>{escape(EXAMPLES[path].format(address=address))}</pre>"
-        f"<div>{f'<table><caption>Fields</caption>{sent}</table>' if sent else ''}"
-        f"<table><caption>Answers</caption>{got}</table></div></section>"
-    )
