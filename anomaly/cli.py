@@ -262,11 +262,11 @@ def serve(
     port: Annotated[int | None, typer.Option("--port", help="port to listen on (default 7860)")] = None,
     share: Annotated[bool, typer.Option("--share", help="also open a public link")] = False,
     auth: Annotated[list[str] | None, typer.Option("--auth", help="USER:PASSWORD, may be repeated")] = None,
+    auth_file: Annotated[Path | None, typer.Option("--auth-file", help="accounts with roles")] = None,
+    mcp: Annotated[bool, typer.Option("--mcp", help="also serve the Model Context Protocol, read only")] = False,
     runs: Runs = RUNS,
     thresholds: Book = BOOK,
     record: Annotated[Path, typer.Option("--record", help="folder of the inspection record")] = Path("record"),
-    auth_file: Annotated[Path | None, typer.Option("--auth-file", help="accounts with roles")] = None,
-    mcp: Annotated[bool, typer.Option("--mcp", help="also serve the Model Context Protocol, read only")] = False,
 ) -> None:
     """Open the browser app (the same as `python app.py`)."""
     from anomaly.ui import serve as run

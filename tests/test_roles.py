@@ -467,15 +467,17 @@ def test_tabs_appear_with_the_role(toy, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "host, share, local", [("127.0.0.1", False, True), ("::1", False, True), ("0.0.0.0", False, False)]
+    "host, share, local",
+    [("127.0.0.1", False, True), ("::1", False, True), ("0.0.0.0", False, False), ("127.0.0.1", True, False)],
 )
 def test_only_a_server_of_this_machine_alone_has_a_token(host, share, local, people):
-    desk = ui._desk(None, {}, local=host in ui.LOCAL and not share)
+    desk = ui._desk(None, {}, host, share)
     assert (desk.token is not None) == local
     said = ui._greeting("http://127.0.0.1:7860/", desk)
     assert (f"http://127.0.0.1:7860/?token={desk.token}" in said) == local
-    assert ui._desk(people, {}, local=True).token is None
-    assert "sign in at the top right" in ui._greeting("http://127.0.0.1:7860/", ui._desk(people, {}, local=True))
+    with_accounts = ui._desk(people, {}, host, share)
+    assert with_accounts.token is None
+    assert "sign in at the top right" in ui._greeting("http://127.0.0.1:7860/", with_accounts)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")

@@ -6,7 +6,7 @@ STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 section { border-top: 1px solid #8885; padding: .5rem 0 1rem } h2 { font-size: 1.1rem } h2 code { font-size: 1rem }
-pre { overflow-x: auto; padding: .75rem 1rem; border-radius: 8px; background: #8882 }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .75rem 1rem; border-radius: 8px; background: #8882 }
 section div { display: flex; flex-wrap: wrap; gap: 1rem 4rem; align-items: start }
 caption { text-align: left; opacity: .75 }
 td, th { text-align: left; padding: .1rem 1.5rem .1rem 0; vertical-align: top }

@@ -14,7 +14,7 @@ from gradio import networking
 from starlette.middleware import Middleware
 
 from anomaly.accounts import Accounts, Desk, Person
-from anomaly.api import LARGEST, build_api
+from anomaly.api import build_api
 from anomaly.errors import AnomalyError, UsageError
 from anomaly.handlers.session import Session, Site
 from anomaly.history import History
@@ -26,9 +26,10 @@ from anomaly.ui.signin import SCRIPT, Door
 TITLE = "Surface inspection"
 KEPT = 3600  # seconds that a photo and its map stay in memory after the last look at them
 SESSIONS = 48  # each holds one photo with its map, about 10 MB
-LOCAL = ("127.0.0.1", "::1", "localhost")
+LARGEST_UPLOAD = "64mb"
 
-HEADER = f"""<header>{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1></header>"""
+HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1></header>"""
+
 
 TABS = (inspect,)  # in their order; each has a TITLE, the ROLE from which it is shown, and `build(app, site, session)`
 
@@ -38,7 +39,7 @@ def build_app(site: Site, desk: Desk | None = None) -> gr.Blocks:
     door = Door(desk or Desk())
     # Uploads older than an hour are swept every ten minutes.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as app:
-        with gr.Row(elem_id="masthead"):
+        with gr.Row(elem_id="top"):
             gr.HTML(HEADER, apply_default_css=False, js_on_load=None)
             account = gr.HTML(door.control(Person()), apply_default_css=False, js_on_load=SCRIPT, elem_id="account")
         session = gr.State(Session(), time_to_live=KEPT)
@@ -86,7 +87,7 @@ def serve(
         )
     host, port = _address(host, port)
     guests = dict(_account(text) for text in auth or [])
-    desk = _desk(auth_file, guests, local=host in LOCAL and not share)
+    desk = _desk(auth_file, guests, host, share)
     runs, thresholds = Path(runs), Path(thresholds)
     site = Site(runs, thresholds, Inspector(runs=runs, thresholds=thresholds), History(Path(record)))
     app = build_app(site, desk)
@@ -97,10 +98,12 @@ def serve(
     app.block_thread()
 
 
-def _desk(file: Path | None, guests: dict[str, str], *, local: bool) -> Desk:
+def _desk(file: Path | None, guests: dict[str, str], host: str, share: bool) -> Desk:
+    """Where people sign in: by account, or by a token where only this machine can reach the page, or not at all."""
     if file is not None:
         Accounts.load(file)  # refuse now what nobody could sign in with
         return Desk(file=file, guests=guests)
+    local = host in ("127.0.0.1", "::1", "localhost") and not share
     return Desk(guests=guests, token=secrets.token_urlsafe(24) if local else None)
 
 
@@ -131,7 +134,7 @@ def _launch(app: gr.Blocks, host: str, port: int, accounts: list[tuple[str, str]
         favicon_path=str(theme.ICON),
         footer_links=[],
         app_kwargs={"middleware": [guard], "routes": app.door.routes()},
-        max_file_size=LARGEST,
+        max_file_size=LARGEST_UPLOAD,
         state_session_capacity=SESSIONS,
         run_history=False,
         enable_monitoring=False,
