@@ -36,14 +36,13 @@ TABS = (inspect,)  # in their order; each has a TITLE, the ROLE from which it is
 
 def build_app(site: Site, desk: Desk | None = None) -> gr.Blocks:
     """The page and the routes beside it; without a desk nobody can sign in, and everybody is a visitor."""
-    door = Door(desk or Desk())
+    door, tabs = Door(desk or Desk()), {}
     # Uploads older than an hour are swept every ten minutes.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as app:
         with gr.Row(elem_id="top"):
             gr.HTML(HEADER, apply_default_css=False, js_on_load=None)
             account = gr.HTML(door.control(Person()), apply_default_css=False, js_on_load=SCRIPT, elem_id="account")
         session = gr.State(Session(), time_to_live=KEPT)
-        tabs = {}
         with gr.Tabs(elem_id="tabs"):
             for room in TABS:
                 with gr.Tab(room.TITLE, id=room.TITLE.lower(), visible=Person().may(room.ROLE)) as tab:
