@@ -262,6 +262,8 @@ def serve(
     port: Annotated[int | None, typer.Option("--port", help="port to listen on (default 7860)")] = None,
     share: Annotated[bool, typer.Option("--share", help="also open a public link")] = False,
     auth: Annotated[list[str] | None, typer.Option("--auth", help="USER:PASSWORD, may be repeated")] = None,
+    auth_file: Annotated[Path | None, typer.Option("--auth-file", help="accounts with roles")] = None,
+    mcp: Annotated[bool, typer.Option("--mcp", help="also serve the Model Context Protocol, read only")] = False,
     runs: Runs = RUNS,
     thresholds: Book = BOOK,
     record: Annotated[Path, typer.Option("--record", help="folder of the inspection record")] = Path("record"),
@@ -269,7 +271,24 @@ def serve(
     """Open the browser app (the same as `python app.py`)."""
     from anomaly.ui import serve as run
 
-    run(host, port, share, auth, runs, thresholds, record)
+    run(host, port, share, auth, runs, thresholds, record, auth_file, mcp)
+
+
+@app.command()
+def passwd(
+    name: Annotated[str, typer.Argument(help="who signs in")],
+    auth_file: Annotated[Path, typer.Option("--auth-file", help="accounts; made if it is missing")],
+    role: Annotated[str, typer.Option("--role", help="visitor, operator or supervisor")] = "operator",
+) -> None:
+    """Give a person an account, or a new role and password; the password is asked for."""
+    from anomaly.accounts import set_password
+
+    if sys.stdin.isatty():
+        password = typer.prompt(f"Password for {name}", hide_input=True, confirmation_prompt=True)
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    set_password(auth_file, name, role=role, password=password)
+    print(f"{name} may sign in as {role}.")
 
 
 def main(arguments: list[str] | None = None) -> int:

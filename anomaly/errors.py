@@ -88,3 +88,15 @@ class Forbidden(AnomalyError):
 
 class RecordError(AnomalyError):
     """The inspection record cannot be read or written."""
+
+
+class AccountsError(AnomalyError):
+    """The account file cannot be read or written."""
+
+
+class NotSignedIn(Forbidden):
+    """A name or password that is wrong, or none where one is needed."""
+
+
+class TooManyTries(Forbidden):
+    """A password for a name for which wrong ones have just been given."""

@@ -88,6 +88,9 @@ class ToyInspector:
 
         return [info("plate", "Gray plate"), info("other_plate", "Other plate")]
 
+    def loaded(self) -> list[str]:
+        return ["plate/toy"]
+
     def inspect(
         self, path, *, category: str, detector: str | None = None, threshold: float | None = None
     ) -> Inspection:

@@ -48,7 +48,8 @@ FLOORS = {
     "app": 10,
 }
 # `python -m anomaly serve` opens the same page as app.py; a second program for that would only be a detour.
-EXCEPTIONS = {("cli", "ui")}
+# The page and the plain routes are served by one server.
+EXCEPTIONS = {("cli", "ui"), ("ui", "api")}
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "tools"}
 BANNED_MODULES = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
 BANNED_CALLS = {"eval", "exec", "__import__"}

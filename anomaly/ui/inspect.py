@@ -218,17 +218,22 @@ class Bench:
 
 
 def publish(handlers: InspectHandlers) -> None:
-    """The one public endpoint: /inspect, for scripts; its components are never drawn."""
+    """The public endpoints, for scripts: /inspect and /categories. They only read; their components are never drawn."""
 
     def inspect(category: str | None, image: str | None, detector: str | None = None) -> dict:
         """Inspect one photo; gives the same JSON as `python -m anomaly inspect --json`."""
         return handlers.inspect_json(category, image, detector)
 
+    def categories() -> dict:
+        """What can be inspected: the title of each category by its name."""
+        return {name: title for title, name in handlers.products()}
+
     with gr.Row(visible=False):
         asked = [gr.Textbox(label="category"), Photo(label="image"), gr.Textbox(label="detector")]
         found = gr.JSON(label="inspection")
-        public = NETWORK | {"api_visibility": "public", "trigger_mode": "multiple"}
-        gr.Button().click(inspect, asked, found, api_name="inspect", **public)
+        public = {"api_visibility": "public", "trigger_mode": "multiple"}
+        gr.Button().click(inspect, asked, found, api_name="inspect", **NETWORK | public)
+        gr.Button().click(categories, None, gr.JSON(label="categories"), api_name="categories", **QUICK | public)
 
 
 def _html(name: str, value: str = "") -> gr.HTML:
