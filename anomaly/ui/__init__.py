@@ -16,18 +16,21 @@ from anomaly.errors import AnomalyError, UsageError
 from anomaly.handlers.session import Session, Site
 from anomaly.history import History
 from anomaly.inspection import Inspector
-from anomaly.ui import inspect, theme
+from anomaly.ui import batch, inspect, theme
 from anomaly.ui.guard import Guard
 
 TITLE = "Surface inspection"
 KEPT = 3600  # seconds that a photo and its map stay in memory after the last look at them
 SESSIONS = 48  # each holds one photo with its map, about 10 MB
-LARGEST_UPLOAD = "64mb"
+LARGEST_UPLOAD = "512mb"  # a ZIP of a thousand photos; a single one is bounded by its pixels
 
 HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1></header>"""
 
 
-TABS = (inspect,)  # in their order; each has a TITLE, the ROLE from which it is shown, and `build(app, site, session)`
+TABS = (
+    inspect,
+    batch,
+)  # in their order; each has a TITLE, the ROLE from which it is shown, and `build(app, site, session)`
 
 
 def build_app(site: Site) -> gr.Blocks:
