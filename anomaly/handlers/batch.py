@@ -83,7 +83,7 @@ class Batch:
 
     def progress(self) -> Progress:
         now = self.ended or time.monotonic()
-        said = [self._failure] if self._failure else []
+        said = [self._failure] if self.ended and self._failure else []
         if self._unrecorded:
             said.append(f"{self._unrecorded:,} inspections are not in the record. {self._record_error}")
         seconds = now - self._began if self._began else 0.0
@@ -180,22 +180,25 @@ class BatchHandlers:
         infos = self.site.inspector.categories()
         return [*((info.title, info.name) for info in infos), ("Several: each photo's folder names it", BY_FOLDER)]
 
-    def start(self, session: Session, category: str | None, files: list[str] | None) -> str:
-        """Begin a batch of uploaded files and ZIPs; gives its ticket."""
+    def start(self, session: Session, category: str | None, files: list[str] | None, *, now: str | None = None) -> str:
+        """Begin a batch of uploaded files and ZIPs; gives its ticket. `now` is that of the batch before."""
         session.person.require(OPERATOR, "inspect a batch")
         if not files:
             raise UsageError("There is nothing to inspect yet", "Add photos or a ZIP first")
-        return self._begin(session, category, [Path(file) for file in files])
+        return self._begin(session, category, [Path(file) for file in files], now)
 
-    def start_folder(self, session: Session, category: str | None, folder: str) -> str:
-        """Begin a batch of a folder of this server; gives its ticket."""
+    def start_folder(self, session: Session, category: str | None, folder: str, *, now: str | None = None) -> str:
+        """Begin a batch of a folder of this server; gives its ticket. `now` is that of the batch before."""
         session.person.require(SUPERVISOR, "inspect a folder of the server")
         path = Path(folder.strip())
         if not folder.strip() or not path.is_dir():
             raise DatasetError(f"There is no folder {folder.strip() or 'given'} on this server", "Check the path")
-        return self._begin(session, category, [path.resolve()])
+        return self._begin(session, category, [path.resolve()], now)
 
-    def _begin(self, session: Session, category: str | None, paths: list[Path]) -> str:
+    def _begin(self, session: Session, category: str | None, paths: list[Path], now: str | None) -> str:
+        before = self.progress(session, now)
+        if before and not before.over:
+            raise UsageError("Your batch before this one is still at work", "Wait for its end, or stop it")
         if category not in {name for _, name in self.products()}:
             refuse_auto(category or "")
             raise UnknownName("No product is chosen", "Choose a product first")

@@ -145,7 +145,7 @@ def _histogram(scores: np.ndarray, threshold: float, review: float) -> Picture:
     axes.set(xlabel="score", ylabel="photos", xlim=(0, end))
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))  # above, where no bar is
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     beyond = int(np.sum(scores >= end))

@@ -53,7 +53,9 @@ TALLEST = 60 * mm  # of a picture in the PDF
 RULE = [("VALIGN", (0, 0), (-1, -1), "TOP"), ("LINEBELOW", (0, 0), (-1, -1), 0.4, colors.HexColor("#c6d0da"))]
 BODY = ParagraphStyle("body", fontName="Helvetica", fontSize=9, leading=12, splitLongWords=True)
 SMALL = ParagraphStyle("small", parent=BODY, fontSize=7.5, leading=9.5)
-HEADING = ParagraphStyle("heading", parent=BODY, fontName="Helvetica-Bold", fontSize=12, leading=16, spaceBefore=12)
+HEADING = ParagraphStyle(
+    "heading", parent=BODY, fontName="Helvetica-Bold", fontSize=12, leading=16, spaceBefore=12, keepWithNext=1
+)
 TITLE = ParagraphStyle("title", parent=HEADING, fontSize=17, leading=22)
 
 # Helvetica, which every reader has, ends with Latin-1. Asian text is drawn by the reader's own font, all else by the

@@ -1,6 +1,7 @@
 """The Batch tab: many photos at once, a gallery of what came out, and a report to take home."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from html import escape
 
@@ -19,7 +20,7 @@ TITLE, ROLE = "Batch", OPERATOR
 
 ALL = "ALL"
 GALLERY, TABLE = "Pictures", "Table"
-LABELS = ("CSV", "JSONL", "Report (HTML)", "Report (PDF)")
+LABELS = ("Download CSV", "Download JSONL", "Report as HTML", "Report as PDF")
 WELCOME = Notice("idle", "Add photos or a ZIP", "Choose the product, add the photos, and start.")
 STATES = {
     "waiting": "Waiting for another batch to end",
@@ -31,6 +32,8 @@ STATES = {
 ICONS = {ERROR: "refused"}
 NOTHING = '<p class="nothing">No photo matches these filters.</p>'
 EVENT = QUICK | {"queue": False}
+# What comes while the one before is answered is dropped: a second click, or ticks on a slow line.
+ONCE = EVENT | {"trigger_mode": "once"}
 
 
 def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
@@ -54,9 +57,10 @@ class Room:
                 self._lay_out_controls()
             with gr.Column(elem_id="batch-result"):
                 self._lay_out_result()
-        self.begun = [self.session, self.ticket, self.clock, self.files, self.progress, self.stop, self.results]
-        self.seen = [self.session, self.first, self.verdict, self.photos, self.pager, self.back, self.on]
-        self.told = [self.session, self.clock, self.progress, self.stop, self.results, *self.downloads, *self.seen[1:]]
+        shown = [self.progress, self.stop, self.results]
+        self.begun = [self.session, self.ticket, self.refusal, self.clock, self.files, *shown]
+        self.seen = [self.session, self.first, self.verdict, self.photos, self.pages, self.pager, self.back, self.on]
+        self.told = [self.session, self.clock, *shown, *self.downloads, *self.seen[1:]]
 
     def _lay_out_controls(self) -> None:
         self.product = gr.Radio(self.handlers.products(), value=None, label="Product", elem_id="batch-product")
@@ -69,17 +73,18 @@ class Room:
             self.start_folder = gr.Button("Inspect the folder")
 
     def _lay_out_result(self) -> None:
+        self.refusal = _html("batch-refusal")
         self.progress = _html("batch-progress", pieces.notice(WELCOME))
         self.stop = gr.Button("Stop, and keep what is done", visible=False, elem_id="batch-stop")
         with gr.Column(visible=False, elem_id="batch-found") as self.results:
             with gr.Row(elem_id="batch-downloads"):
                 self.downloads = [gr.DownloadButton(label, size="md") for label in LABELS]
             with gr.Row(elem_id="batch-filters"):
-                self.verdict = gr.Radio(_choices({}), value=ALL, label="Verdict", elem_id="batch-verdict", scale=3)
-                self.text = gr.Textbox(label="Name, product or remark contains", max_lines=1, scale=2)
-                self.view = gr.Radio([GALLERY, TABLE], value=GALLERY, label="Show as", scale=1, min_width=190)
+                self.verdict = gr.Radio(_choices({}), value=ALL, label="Verdict", elem_id="batch-verdict")
+                self.text = gr.Textbox(label="Name, product or remark contains", max_lines=1)
+                self.view = gr.Radio([GALLERY, TABLE], value=GALLERY, label="Show as")
             self.photos = _html("batch-photos")
-            with gr.Row(elem_id="batch-pager"):
+            with gr.Row(elem_id="batch-pager") as self.pages:
                 self.back = gr.Button("Previous", size="md")
                 self.pager = _html("batch-place")
                 self.on = gr.Button("Next", size="md")
@@ -87,31 +92,32 @@ class Room:
     def connect(self, app: gr.Blocks) -> None:
         session, ticket = self.session, self.ticket
         app.load(lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
-        self.start.click(self.begin, [session, self.product, self.files], self.begun, **EVENT)
-        self.start_folder.click(self.begin_folder, [session, self.product, self.folder], self.begun, **EVENT)
-        self.stop.click(self.end, [session, ticket], [session, self.stop], **EVENT)
-        # "once": a tick that comes while the one before is answered is dropped, or a slow line would pile them up.
-        self.clock.tick(self.tick, [session, ticket], self.told, **EVENT | {"trigger_mode": "once"})
+        asked = [session, ticket, self.product]
+        self.start.click(self.begin, [*asked, self.files], self.begun, **ONCE)
+        self.start_folder.click(self.begin_folder, [*asked, self.folder], self.begun, **ONCE)
+        self.stop.click(self.end, [session, ticket], [session, self.refusal, self.stop], **EVENT)
+        self.clock.tick(self.tick, [session, ticket], self.told, **ONCE)
         chosen = [session, ticket, self.verdict, self.text, self.view]
-        for event in (self.verdict.input, self.text.input, self.view.input):
-            event(self.look, chosen, self.seen, **EVENT)
+        # One listener for the three, so that the last change is answered last.
+        gr.on([self.verdict.input, self.text.change, self.view.input], self.look, chosen, self.seen, **EVENT)
         for button, step in ((self.back, -PAGE), (self.on, PAGE)):
             button.click(partial(self.turn, step), [*chosen, self.first], self.seen, **EVENT)
 
-    def begin(self, session: Session, product: str | None, files: list[str]) -> dict:
-        return self._begin(session, lambda: self.handlers.start(session, product, files)) | {self.files: None}
+    def begin(self, session: Session, now: str | None, product: str | None, files: list[str]) -> dict:
+        return self._begin(session, lambda: self.handlers.start(session, product, files, now=now)) | {self.files: None}
 
-    def begin_folder(self, session: Session, product: str | None, folder: str) -> dict:
-        return self._begin(session, lambda: self.handlers.start_folder(session, product, folder))
+    def begin_folder(self, session: Session, now: str | None, product: str | None, folder: str) -> dict:
+        return self._begin(session, lambda: self.handlers.start_folder(session, product, folder, now=now))
 
-    def _begin(self, session: Session, start) -> dict:
+    def _begin(self, session: Session, start: Callable[[], str]) -> dict:
         try:
             ticket = start()
         except AnomalyError as error:
-            return {self.session: session, self.progress: pieces.notice(refusal(error, title="Not started"))}
+            return {self.session: session, self.refusal: pieces.notice(refusal(error, title="Not started"))}
         return {
             self.session: session,
             self.ticket: ticket,
+            self.refusal: "",
             self.clock: gr.Timer(active=True),
             self.progress: progress(self.handlers.progress(session, ticket)),
             self.stop: gr.update(visible=True, interactive=True),
@@ -122,7 +128,7 @@ class Room:
         try:
             self.handlers.stop(session, ticket)
         except AnomalyError as error:
-            gr.Warning(str(error))
+            return {self.session: session, self.refusal: pieces.notice(refusal(error, title="Not stopped"))}
         return {self.session: session, self.stop: gr.update(interactive=False)}
 
     def tick(self, session: Session, ticket: str | None) -> dict:
@@ -159,7 +165,8 @@ class Room:
             self.session: session,
             self.first: page.first,
             self.photos: (table if view == TABLE else gallery)(page.cards),
-            self.pager: f"<p>{page.first + 1:,} to {last:,} of {page.matching:,}</p>" if page.cards else "",
+            self.pages: gr.update(visible=page.matching > PAGE),
+            self.pager: f"<p>{page.first + 1:,} to {last:,} of {page.matching:,}</p>",
             self.back: gr.update(interactive=page.first > 0),
             self.on: gr.update(interactive=last < page.matching),
         }
@@ -200,15 +207,15 @@ def gallery(cards: tuple[Card, ...]) -> str:
 
 
 def _tile(card: Card) -> str:
-    said = _reading(card)
+    said, name = _reading(card), card.name.rsplit("/", 1)[-1]
     # The picture of an unreadable photo is its reason.
     shown = f'<p class="why-not">{escape(card.said)}</p>'
     if card.thumbnail:
-        shown = f'<img src="{pieces.data_uri(card.thumbnail)}" alt="{escape(f"{card.name}: {said}")}" loading="lazy">'
+        shown = f'<img src="{pieces.data_uri(card.thumbnail)}" alt="{escape(f"{card.name}: {said}")}">'
     remark = f'<p class="remark">{escape(card.said)}</p>' if card.said and card.thumbnail else ""
     return (
         f'<li class="{card.verdict.lower()}">{shown}<p class="head">{_icon(card.verdict)}<b>{card.verdict}</b>'
-        f"<span>{said}</span></p><p class='name'>{escape(card.name)}</p>{remark}</li>"
+        f"<span>{said}</span></p><p class='name'>{escape(name)}</p><p>{escape(card.category)}</p>{remark}</li>"
     )
 
 
