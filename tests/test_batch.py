@@ -21,6 +21,7 @@ import httpx
 import numpy as np
 import pytest
 from conftest import JSON_KEYS
+from gradio.data_classes import FileData, ListFiles
 from PIL import Image
 from served import CHROMIUM, CHROMIUM_ARGS, ToyInspector, free_port, toy_site, write_plate
 
@@ -38,6 +39,7 @@ from anomaly.report.document import write_report
 from anomaly.thresholds import OperatingPoint, Thresholds
 from anomaly.ui import batch as tab
 from anomaly.ui.inspect import QUICK
+from anomaly.ui.photo import Photos
 
 WAIT = 30_000  # milliseconds
 ANNA, BEN, EVE = (Session(person=Person(*who)) for who in (("anna", OPERATOR), ("ben", SUPERVISOR), ("eve", VISITOR)))
@@ -483,6 +485,14 @@ def served(inspector, tmp_path):
     ui._launch(app, "127.0.0.1", free_port(), [])
     yield app.local_url
     app.close(verbose=False)
+
+
+@pytest.mark.parametrize("place", ["/etc/hostname", "https://example.org/a.png"])
+def test_the_drop_zone_takes_uploads_alone(place):
+    """No path of the server, and no address that the server would then fetch."""
+    zone = Photos(file_count="multiple", render=False)
+    with pytest.raises(gr.Error, match="Upload the image"):
+        zone.preprocess(ListFiles(root=[FileData(path=place)]))
 
 
 def test_no_event_of_the_tab_is_public(served):

@@ -227,7 +227,7 @@ def table(cards: tuple[Card, ...]) -> str:
     rows = "".join(
         f'<tr class="{card.verdict.lower()}"><td>{_icon(card.verdict)}{card.verdict}</td>'
         f'<th scope="row">{escape(card.name)}</th><td>{escape(card.category)}</td>'
-        + "".join(f'<td class="n">{"" if n is None else pieces.number(n)}</td>' for n in _numbers(card))
+        + "".join(f'<td class="n">{text}</td>' for text in _numbers(card))
         + f"<td>{escape(card.said)}</td></tr>"
         for card in cards
     )
@@ -238,8 +238,10 @@ def table(cards: tuple[Card, ...]) -> str:
     )
 
 
-def _numbers(card: Card) -> tuple[float | None, ...]:
-    return card.level, card.score, card.threshold
+def _numbers(card: Card) -> tuple[str, str, str]:
+    if card.level is None:
+        return "", "", ""
+    return f"{card.level:.2f}", pieces.number(card.score), pieces.number(card.threshold)
 
 
 def _reading(card: Card) -> str:
