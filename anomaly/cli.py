@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -133,41 +134,54 @@ def evaluate(
 
 @app.command()
 def inspect(
-    path: Annotated[list[Path], typer.Argument(help="photos, or folders of photos")],
-    category: Category,
+    path: Annotated[list[Path], typer.Argument(help="photos, folders of photos, or ZIPs of photos")],
+    category: Annotated[
+        str, typer.Option("--category", help="name of the product; by-folder: the folder of each photo names it")
+    ],
     detector: Annotated[str | None, typer.Option("--detector", help="default: the active one")] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="write predict_summary.csv here")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="folder for pictures and predict_summary.csv")] = None,
+    report_file: Annotated[Path | None, typer.Option("--report", help="write a report here, .html or .pdf")] = None,
     runs: Runs = RUNS,
     thresholds: Book = BOOK,
 ) -> None:
     """Judge photos. A photo that cannot be read is reported and the rest go on."""
-    from anomaly import report
-    from anomaly.errors import ImageError
+    from anomaly.errors import ArchiveError, ImageError
+    from anomaly.handlers.photos import BY_FOLDER, gather, judge, refuse_auto, refused
     from anomaly.inspection import Inspector
+    from anomaly.report import ERROR, Results, write_summary, write_visualization
+    from anomaly.report.document import check_suffix, write_report
+    from anomaly.runs import names
 
-    inspector = Inspector(runs=runs, thresholds=thresholds)
-    rows, files = [], _photos(path)
-    with _Progress("inspect") as progress:
-        for file in files:
+    refuse_auto(category)
+    if report_file:
+        check_suffix(report_file)
+    inspector, known = Inspector(runs=runs, thresholds=thresholds), names(runs)
+    with tempfile.TemporaryDirectory(prefix="anomaly-") as scratch, _Progress("inspect") as progress:
+        results = Results(Path(scratch) / "results")
+        total, photos = gather(path, Path(scratch) / "unpacked", deep=category == BY_FOLDER)
+        for photo in photos:
+            name = str(photo.given.parent / photo.name)
             try:
-                found = inspector.inspect(file, category=category, detector=detector)
-            except ImageError as error:
-                picture, row = "", _unjudged(file, category, detector, error)
-            else:  # a picture that cannot be written is no fault of the photo
-                picture = str(report.write_visualization(found, out)) if out else ""
-                row = found.to_json()
-            rows.append(row | {"visualization": picture})
+                row, found = judge(inspector, photo, category, detector, known=known, name=name)
+            except (ImageError, ArchiveError) as error:
+                row, found = refused(error, photo, category, detector, name=name), None
+            # A picture that cannot be written is no fault of the photo.
+            picture = str(write_visualization(found, out)) if out and found else ""
+            results.add(row | {"visualization": picture}, found if report_file else None)
             print(json.dumps(row) if json_lines else _line(row), flush=True)
-            progress("inspect", len(rows), len(files))
-    for target in filter(None, (csv_file, out and out / "predict_summary.csv")):
-        report.write_summary(rows, target)
-    verdicts = [row["verdict"] for row in rows]
-    if None in verdicts:
-        count = verdicts.count(None)
-        print(f"{count} of {len(rows)} files could not be judged; their lines say why and what to do.", file=sys.stderr)
-    raise typer.Exit(1 if "ANOMALY" in verdicts else 2 if None in verdicts else 0)
+            progress("inspect", len(results), total)
+        for target in filter(None, (csv_file, out and out / "predict_summary.csv")):
+            write_summary(results.rows(), target)
+        if report_file:
+            write_report(results, report_file, book=thresholds, by="the command line")
+    if failed := results.counts[ERROR]:
+        print(
+            f"{failed} of {len(results)} files could not be judged; their lines say why and what to do.",
+            file=sys.stderr,
+        )
+    raise typer.Exit(1 if results.counts["ANOMALY"] else 2 if failed else 0)
 
 
 @app.command("list")
@@ -336,26 +350,6 @@ def _active(category: str, runs: Path, thresholds: Path) -> str:
     from anomaly.thresholds import Thresholds
 
     return Thresholds.load(thresholds).active(category) or next(iter(names(runs).get(category, ())), "")
-
-
-def _photos(paths: list[Path]) -> list[Path]:
-    from anomaly.errors import DatasetError
-    from anomaly.images import list_images
-
-    files = []
-    for path in paths:
-        found = list_images(path) if path.is_dir() else [path]
-        if not found:
-            raise DatasetError(f"{path} holds no images", "Name a folder that has photos directly in it")
-        files += found
-    return files
-
-
-def _unjudged(file: Path, category: str, detector: str | None, error: AnomalyError) -> dict:
-    numbers = ("score", "threshold", "review_threshold", "level", "percentile", "milliseconds")
-    nothing = dict.fromkeys((*numbers, "verdict", "defect_type", "product"))
-    known = {"path": str(file), "category": category, "detector": detector, "error": str(error)}
-    return nothing | known | {"regions": [], "capture": []}
 
 
 def _line(row: dict) -> str:

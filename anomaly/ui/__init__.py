@@ -19,19 +19,19 @@ from anomaly.errors import AnomalyError, UsageError
 from anomaly.handlers.session import Session, Site
 from anomaly.history import History
 from anomaly.inspection import Inspector
-from anomaly.ui import compare, inspect, theme
+from anomaly.ui import batch, compare, inspect, theme
 from anomaly.ui.guard import Guard
 from anomaly.ui.signin import SCRIPT, Door
 
 TITLE = "Surface inspection"
 KEPT = 3600  # seconds that a photo and its map stay in memory after the last look at them
 SESSIONS = 48  # each holds one photo with its map, about 10 MB
-LARGEST_UPLOAD = "64mb"
+LARGEST_UPLOAD = "512mb"  # a ZIP of a thousand photos; a single one is bounded by its pixels
 
 HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1>{theme.LANGUAGES}</header>"""
 
 # In their order; each has a TITLE, the ROLE from which it is shown, and `build(app, site, session)`.
-TABS = (inspect, compare)
+TABS = (inspect, compare, batch)
 
 
 def build_app(site: Site, desk: Desk | None = None) -> gr.Blocks:

@@ -33,7 +33,11 @@ def picture(image: np.ndarray, *, quality: int = 88) -> str:
     buffer = io.BytesIO()
     # 4:4:4, since half-resolution colour would smear the thin contours.
     Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue())
+
+
+def data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 def number(value: float) -> str:
