@@ -117,8 +117,8 @@ class Entry:
         """One line of `python -m anomaly record --json`: all but the pictures."""
         known = {one.name: getattr(self, one.name) for one in fields(self)}
         del known["thumbnail"], known["defects"]
-        changed = {"capture": list(self.capture), "regions": list(self.regions), "photo": str(self.photo)}
-        return known | changed
+        plain = {"capture": list(self.capture), "regions": list(self.regions), "photo": str(self.photo)}
+        return known | plain | {"level": self.level}
 
 
 class History:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,46 +52,6 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """How inspection went.
-
-    Attributes:
-        failed, review: of all inspected parts, those judged ANOMALY and REVIEW.
-        objected: of all inspected parts, those whose photo was taken otherwise than the good ones.
-        false_alarms: of the ANOMALY parts that a person has judged, the good ones.
-        escapes: of the OK parts that a person has judged, the defective ones.
-    """
-
-    inspected: int
-    failed: Share
-    review: Share
-    objected: Share
-    false_alarms: Share
-    escapes: Share
-
-    @classmethod
-    def of(cls, counts: Iterable[Count]) -> Figures:
-        counts = list(counts)
-
-        def total(verdict: str | None = None, said: tuple[str | None, ...] = (), objected: bool = False) -> int:
-            return sum(
-                one.count
-                for one in counts
-                if verdict in (None, one.verdict) and (not said or one.said in said) and (one.objected or not objected)
-            )
-
-        n = total()
-        return cls(
-            inspected=n,
-            failed=Share(total("ANOMALY"), n),
-            review=Share(total("REVIEW"), n),
-            objected=Share(total(objected=True), n),
-            false_alarms=Share(total("ANOMALY", ("ok",)), total("ANOMALY", ("ok", "defect"))),
-            escapes=Share(total("OK", ("defect",)), total("OK", ("ok", "defect"))),
-        )
-
-
-@dataclass(frozen=True)
 class Agreement:
     """What people said of parts that the machine had judged.
 
@@ -119,6 +79,68 @@ class Agreement:
             chance = sum(one * other for one, other in zip(by_machine, by_person)) / agreed.n**2
             kappa = (agreed.value - chance) / (1 - chance)
         return cls(table, agreed, kappa)
+
+    def share(self, verdict: str, said: str) -> Share:
+        """Of the parts with this verdict that a person called ok or defect, those called `said`."""
+        row = self.table[verdict]
+        return Share(row[said], row["ok"] + row["defect"])
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How inspection went.
+
+    Attributes:
+        failed, review: of all inspected parts, those judged ANOMALY and REVIEW.
+        objected: of all inspected parts, those whose photo was taken otherwise than the good ones.
+        false_alarms: of the ANOMALY parts that a person has judged, the good ones.
+        escapes: of the OK parts that a person has judged, the defective ones.
+    """
+
+    inspected: int
+    failed: Share
+    review: Share
+    objected: Share
+    false_alarms: Share
+    escapes: Share
+
+    @classmethod
+    def of(cls, counts: Sequence[Count]) -> Figures:
+        n, agreement = sum(one.count for one in counts), Agreement.of(counts)
+        return cls(
+            inspected=n,
+            failed=Share(sum(one.count for one in counts if one.verdict == "ANOMALY"), n),
+            review=Share(sum(one.count for one in counts if one.verdict == "REVIEW"), n),
+            objected=Share(sum(one.count for one in counts if one.objected), n),
+            false_alarms=agreement.share("ANOMALY", "ok"),
+            escapes=agreement.share("OK", "defect"),
+        )
+
+
+def daily(counts: Iterable[Count]) -> list[dict]:
+    """Figures of each day and product, as plain values for a file; the last day first."""
+    groups: dict[tuple[str, str], list[Count]] = {}
+    for one in counts:
+        groups.setdefault((one.day, one.category), []).append(one)
+    lines = []
+    for (day, category), group in sorted(groups.items(), reverse=True):
+        found = Figures.of(group)
+        lines.append(
+            {
+                "day": day,
+                "category": category,
+                "inspected": found.inspected,
+                "failed": found.failed.k,
+                "failed_interval": list(found.failed.interval),
+                "review": found.review.k,
+                "objected": found.objected.k,
+                "false_alarms": found.false_alarms.k,
+                "alarms_judged": found.false_alarms.n,
+                "escapes": found.escapes.k,
+                "ok_judged": found.escapes.n,
+            }
+        )
+    return lines
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from anomaly.accounts import OPERATOR
 from anomaly.errors import AnomalyError
 from anomaly.handlers.review import LONGEST_TYPE, SPOT_CHECK, UNSURE, WAITING, Desk, Part, ReviewHandlers
 from anomaly.handlers.session import Notice, Session, Site, refusal
-from anomaly.monitor import Agreement, Share
-from anomaly.ui import pieces
+from anomaly.monitor import Agreement
+from anomaly.ui import charts, pieces
 
 TITLE, ROLE = "Review", OPERATOR
 
@@ -20,6 +20,8 @@ QUEUES = [
     ("Spot check of OK parts", SPOT_CHECK),
 ]
 WORDS = {"ok": "OK", "defect": "Defect", "unsure": "Unsure"}
+
+ARROWS = {"arrowleft": ("←", "ArrowLeft"), "arrowright": ("→", "ArrowRight")}
 
 # A button sends its number and word with the click: a key pressed before the next part is drawn judges nothing.
 SEND = """element.addEventListener('click', event => {
@@ -130,10 +132,10 @@ def card(shown: Part | Notice, desk: Desk) -> str:
 
 
 def _key(do: str, key: str, words: str, *, number: int = 0, kind: str = "", look: str = "") -> str:
-    shown = {"arrowleft": "←", "arrowright": "→"}.get(key, key.upper())
+    shown, shortcut = ARROWS.get(key, (key.upper(), key.upper()))
     about = f' data-do="{do}" data-number="{number}" data-type="{escape(kind)}"' if do != "marks" else ""
     return (
-        f'<button type="button" class="{look}" data-key="{key}"{about} aria-keyshortcuts="{shown}">'
+        f'<button type="button" class="{look}" data-key="{key}"{about} aria-keyshortcuts="{shortcut}">'
         f"<kbd>{shown}</kbd>{escape(words)}</button>"
     )
 
@@ -161,10 +163,10 @@ def _answers(shown: Part) -> str:
     kinds = "".join(
         _key("defect", str(place), kind, number=number, kind=kind) for place, kind in enumerate(shown.types, 1)
     )
+    if kinds:
+        kinds = f'<div class="review-kinds" role="group" aria-label="A defect of which type?">{kinds}</div>'
     return (
-        '<div class="review-answers" role="group" aria-label="What is this part?">'
-        f"{says}</div>"
-        f'<div class="review-kinds" role="group" aria-label="A defect of which type?">{kinds}</div>'
+        f'<div class="review-answers" role="group" aria-label="What is this part?">{says}</div>{kinds}'
         f'<form class="review-form" data-do="defect" data-number="{number}"><kbd>T</kbd>'
         f'<input name="type" maxlength="{LONGEST_TYPE}" placeholder="another type of defect, then Enter" data-key="t"'
         ' aria-label="Another type of defect" autocomplete="off"></form>'
@@ -180,15 +182,13 @@ def agreement(found: Agreement) -> str:
         f'<tr><th scope="row">{verdict}</th>' + "".join(f"<td>{row[said]}</td>" for said in WORDS) + "</tr>"
         for verdict, row in table.items()
     )
-    alarms = Share(table["ANOMALY"]["ok"], table["ANOMALY"]["ok"] + table["ANOMALY"]["defect"])
-    doubts = Share(table["REVIEW"]["defect"], table["REVIEW"]["ok"] + table["REVIEW"]["defect"])
-    escapes = Share(table["OK"]["defect"], table["OK"]["ok"] + table["OK"]["defect"])
+    alarms, doubts, escapes = found.share("ANOMALY", "ok"), found.share("REVIEW", "defect"), found.share("OK", "defect")
     kappa = f"; Cohen's kappa {found.kappa:.2f}" if found.kappa is not None else ""
     lines = (
-        f"Person and machine agree on {percent(found.agreed)} of the parts judged OK or ANOMALY{kappa}.",
-        f"False alarms: {percent(alarms)} of the ANOMALY parts were good.",
-        f"Doubt: {percent(doubts)} of the REVIEW parts were defective.",
-        f"Escapes: {percent(escapes)} of the OK parts were defective."
+        f"Person and machine agree on {charts.percent(found.agreed)} of the parts judged OK or ANOMALY{kappa}.",
+        f"False alarms: {charts.percent(alarms)} of the ANOMALY parts were good.",
+        f"Doubt: {charts.percent(doubts)} of the REVIEW parts were defective.",
+        f"Escapes: {charts.percent(escapes)} of the OK parts were defective."
         if escapes.n
         else "Escapes: unknown. Nobody has looked at OK parts; choose the spot check above.",
     )
@@ -200,11 +200,3 @@ def agreement(found: Agreement) -> str:
         f'<thead><tr><th scope="col">machine ↓ person →</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
         f"<ul>{words}</ul></div></section>"
     )
-
-
-def percent(share: Share) -> str:
-    """ "12.5% (1 of 8, 95% interval 0.3-52.7%)"."""
-    if share.value is None:
-        return "0 of 0"
-    low, high = share.interval
-    return f"{100 * share.value:.1f}% ({share.k} of {share.n}, 95% interval {100 * low:.1f}-{100 * high:.1f}%)"
