@@ -77,6 +77,7 @@
   const pressed = (event) => {
     const at = event.target, arrow = event.key.startsWith("Arrow");
     const typing = at.closest?.("input:not([type=radio]):not([type=checkbox]), textarea, select, [contenteditable=true]");
+    if (event.key === "Escape" && at.matches?.("#review-part input")) at.blur();
     const steering = arrow && at.closest?.("[type=radio], [role=slider], [role=listbox]");
     if (typing || steering || event.repeat || event.ctrlKey || event.metaKey || event.altKey || find("dialog[open]")) return;
     const named = document.querySelectorAll("#review-part [data-key]");

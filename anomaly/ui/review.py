@@ -30,7 +30,10 @@ SEND = """element.addEventListener('click', event => {
 });
 element.addEventListener('submit', event => {
   event.preventDefault();
-  trigger('click', {...event.target.dataset, type: event.target.elements.type.value});
+  const box = event.target.elements.type;
+  trigger('click', {...event.target.dataset, type: box.value});
+  box.value = '';
+  box.blur();  // the same box serves the next part: what is typed from here on are keys again
 });"""
 QUIET = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
