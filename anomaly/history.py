@@ -235,11 +235,9 @@ class History:
             )
 
     def defect_types(self, category: str | None = None) -> list[str]:
-        """Types that people have named, the most frequent first."""
+        """Types that people have named, the first one first: a key that stands for one keeps its meaning."""
         where, values = _narrowed({"category": category}, said=("defect",))
-        query = (
-            f"SELECT r.defect_type FROM {LATEST} {where} AND r.defect_type != '' GROUP BY 1 ORDER BY COUNT(*) DESC, 1"
-        )
+        query = f"SELECT r.defect_type FROM {LATEST} {where} AND r.defect_type != '' GROUP BY 1 ORDER BY MIN(r.id)"
         return [row[0] for row in self._read(query, values)]
 
     def counts(self, *, category: str | None = None, since: str = "", judged: bool = False) -> list[Count]:

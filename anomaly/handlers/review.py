@@ -52,7 +52,7 @@ class Part:
     Attributes:
         photo: (h, w, 3) uint8 RGB, plain; marked: the same with outlined defects.
         note: one plain sentence on what just happened, or "".
-        types: of defects that people have named for this product, the most frequent first.
+        types: of defects that people have named for this product, in the order in which they first did.
         undoable: there is a word to take back.
     """
 

@@ -137,6 +137,8 @@ def heat_cell(value: float | None) -> str:
     if value is None:
         return '<td class="none">-</td>'
     red, green, blue, _ = colormaps["viridis"](max(0.0, (value - 0.5) / 0.5))
-    ink = "#10151b" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.45 else "#fff"  # ITU-R BT.601
+    linear = np.array([red, green, blue]) ** 2.2
+    # Where black and white stand out equally, by the relative luminance of WCAG 2.
+    ink = "#000" if linear @ [0.2126, 0.7152, 0.0722] > 0.18 else "#fff"
     colour = "rgb({},{},{})".format(*(round(255 * part) for part in (red, green, blue)))
     return f'<td style="background:{colour};color:{ink}">{value:.3f}</td>'

@@ -79,7 +79,7 @@ def overview(found: Overview) -> str:
     """Headline, days, products, drift and photos of the record."""
     if not found.total.inspected:
         words = "Nothing was inspected in this period: inspections by operators appear here."
-        return f'<section class="figures"><h3>From the record</h3><p>{words}</p></section>'
+        return f'<section class="figures"><h2>From the record</h2><p>{words}</p></section>'
     days = list(found.days.items())
     verdicts = [(day, (one.inspected - one.failed.k - one.review.k, one.review.k, one.failed.k)) for day, one in days]
     plots = charts.stacks(verdicts, ("OK", "REVIEW", "ANOMALY"), "Inspected parts a day") + charts.dots(
@@ -87,7 +87,7 @@ def overview(found: Overview) -> str:
     )
     worked = {day: one for day, one in reversed(days) if one.inspected}
     return _sheets(
-        f'<section class="figures"><h3>From the record</h3>{_headline(found.total)}'
+        f'<section class="figures"><h2>From the record</h2>{_headline(found.total)}'
         f'<div class="plots">{plots}</div></section>'
         f"{_table('By product', 'product', found.products)}{_table('By day', 'day', worked)}"
         f"{_drifts(found)}{_photos(found)}"
@@ -131,7 +131,7 @@ def _table(title: str, of: str, rows: dict[str, Figures]) -> str:
         for name, one in rows.items()
     )
     return (
-        f'<section class="figures"><h3>{title}</h3><div class="wide" tabindex="0" role="group" aria-label="{title}">'
+        f'<section class="figures"><h2>{title}</h2><div class="wide" tabindex="0" role="group" aria-label="{title}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"
     )
 
@@ -156,7 +156,7 @@ def _drifts(found: Overview) -> str:
         "Recorded scores under the limit (solid) against those of the held-out good parts that set it (dashed): the "
         "share of parts with at most each score. Drift is said where p of Kolmogorov and Smirnov is under 0.01."
     )
-    return f'<section class="figures"><h3>Drift of the scores</h3><p>{how}</p><ul class="drifts">{rows}</ul></section>'
+    return f'<section class="figures"><h2>Drift of the scores</h2><p>{how}</p><ul class="drifts">{rows}</ul></section>'
 
 
 def _sign(one: ScoreDrift) -> str:
@@ -181,7 +181,7 @@ def _photos(found: Overview) -> str:
         for said, share in found.objections
     )
     words = f'<ul class="bars">{rows}</ul>' if rows else "<p>Every photo was taken like the training photos.</p>"
-    return f'<section class="figures"><h3>Photos objected to, by reason</h3>{words}</section>'
+    return f'<section class="figures"><h2>Photos objected to, by reason</h2>{words}</section>'
 
 
 def evaluation(rows: Iterable[Evaluated]) -> str:
@@ -189,7 +189,7 @@ def evaluation(rows: Iterable[Evaluated]) -> str:
     rows = list(rows)
     if not rows:
         words = "No product has this detector with an evaluation: train it on a folder that has test images."
-        return f'<section class="figures"><h3>Evaluation</h3><p>{words}</p></section>'
+        return f'<section class="figures"><h2>Evaluation</h2><p>{words}</p></section>'
     return _sheets(_aurocs(rows) + _heatmap(rows) + _confusions(rows) + _radars(rows) + _rocs(rows))
 
 
@@ -203,7 +203,7 @@ def _aurocs(rows: list[Evaluated]) -> str:
     )
     words = f"How well the score sorts good from defective: {AUROC_FROM} is chance, 1 is perfect."
     return (
-        f'<section class="figures"><h3>Image AUROC with 95% intervals</h3><p>{words}</p>'
+        f'<section class="figures"><h2>Image AUROC with 95% intervals</h2><p>{words}</p>'
         f'<ul class="bars">{bars}</ul></section>'
     )
 
@@ -220,7 +220,7 @@ def _heatmap(rows: list[Evaluated]) -> str:
         "Lighter is better, and darkest is 0.5 or less. F1, precision, recall and accuracy at the limit of the time."
     )
     return (
-        f'<section class="figures"><h3>All figures</h3><p>{words}</p>'
+        f'<section class="figures"><h2>All figures</h2><p>{words}</p>'
         '<div class="wide" tabindex="0" role="group" aria-label="All figures">'
         f'<table class="heat"><thead><tr><th scope="col">product</th>{head}</tr></thead><tbody>{body}</tbody></table>'
         "</div></section>"
@@ -233,7 +233,7 @@ def _confusions(rows: list[Evaluated]) -> str:
         return f'<td style="--share:{share}%" class="{kind}"><b>{n}</b> of {of}</td>'
 
     tables = "".join(
-        f'<table><caption>{escape(one.title)}</caption><thead><tr><th></th><th scope="col">passed</th>'
+        f'<table><caption>{escape(one.title)}</caption><thead><tr><td></td><th scope="col">passed</th>'
         f'<th scope="col">ANOMALY</th></tr></thead><tbody><tr><th scope="row">good</th>'
         f"{cell(one.confusion['tn'], one.n_good, 'right')}{cell(one.confusion['fp'], one.n_good, 'wrong')}</tr>"
         f'<tr><th scope="row">defective</th>{cell(one.confusion["fn"], one.n_defect, "wrong")}'
@@ -242,7 +242,7 @@ def _confusions(rows: list[Evaluated]) -> str:
     )
     words = "Rows say what the test part is, columns how it was judged; REVIEW counts as passed."
     return (
-        f'<section class="figures"><h3>Confusion at the limit of the time</h3><p>{words}</p>'
+        f'<section class="figures"><h2>Confusion at the limit of the time</h2><p>{words}</p>'
         f'<div class="confusions">{tables}</div></section>'
     )
 
@@ -252,7 +252,7 @@ def _radars(rows: list[Evaluated]) -> str:
         charts.radar([(name, one.values[key]) for key, (name, shown) in METRICS.items() if shown], one.title)
         for one in rows
     )
-    return f'<section class="figures"><h3>Profile of each product</h3><div class="radars">{drawn}</div></section>'
+    return f'<section class="figures"><h2>Profile of each product</h2><div class="radars">{drawn}</div></section>'
 
 
 def _rocs(rows: list[Evaluated]) -> str:
@@ -268,4 +268,4 @@ def _rocs(rows: list[Evaluated]) -> str:
         "Calibrating with a folder of test images keeps both: "
         "<code>python -m anomaly calibrate --category NAME --rule f1 --data DIR</code></p>"
     )
-    return f'<section class="figures"><h3>ROC</h3>{f"<ul class=rocs>{drawn}</ul>" if drawn else missing}</section>'
+    return f'<section class="figures"><h2>ROC</h2>{f"<ul class=rocs>{drawn}</ul>" if drawn else missing}</section>'

@@ -198,7 +198,7 @@ def agreement(found: Agreement) -> str:
     words = "".join(f"<li>{escape(line)}</li>" for line in lines)
     heads = "".join(f'<th scope="col">{word}</th>' for word in WORDS.values())
     return (
-        '<section class="figures"><h3>Person and machine</h3><div class="review-agreement"><table>'
+        '<section class="figures"><h2>Person and machine</h2><div class="review-agreement"><table>'
         '<caption class="unseen">Parts by verdict of the machine and word of a person</caption>'
         f'<thead><tr><th scope="col">machine ↓ person →</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
         f"<ul>{words}</ul></div></section>"
