@@ -5,16 +5,22 @@ Exit status: 0 done, 1 at least one part judged ANOMALY (inspect), 2 refused wit
 
 from __future__ import annotations
 
+import csv
+import getpass
 import json
 import sys
 import tempfile
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from tqdm import tqdm
 
-from anomaly.errors import AnomalyError, UnknownName
+from anomaly.errors import AnomalyError, RecordError, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from anomaly.history import History
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -24,8 +30,9 @@ Data = Annotated[Path, typer.Option("--data", help="folder of categories, or one
 Category = Annotated[str, typer.Option("--category", help="name of the product")]
 Detectors = Annotated[list[str] | None, typer.Option("--detector", help="may be repeated; default: all trained")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="source of all randomness")]
+Record = Annotated[Path, typer.Option("--record", help="folder of the inspection record")]
 INTERRUPTED = 130  # what typer makes of Ctrl-C
-RUNS, BOOK = Path("runs"), Path("threshold.json")
+RUNS, BOOK, RECORD = Path("runs"), Path("threshold.json"), Path("record")
 
 
 @app.command()
@@ -270,6 +277,52 @@ def pretrain(
             raise UnknownName(f"There is no network '{network}' to pretrain", "Choose one of: backbone, repair")
 
 
+@app.command("record")
+def show_record(
+    category: Annotated[str | None, typer.Option("--category", help="of this product only")] = None,
+    verdict: Annotated[list[str] | None, typer.Option("--verdict", help="OK, REVIEW, ANOMALY; may be repeated")] = None,
+    said: Annotated[
+        list[str] | None, typer.Option("--said", help="by a person: ok, defect, unsure, nothing; may be repeated")
+    ] = None,
+    since: Annotated[str, typer.Option("--since", help="day or time, like 2026-11-22, in local time")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="entries at most, the newest")] = 1000,
+    daily: Annotated[bool, typer.Option("--daily", help="figures of each product and day instead of entries")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="write the lines here as CSV")] = None,
+    record: Record = RECORD,
+) -> None:
+    """What was inspected, and what people said of it: the newest entries, or daily figures."""
+    from anomaly.monitor import daily as by_day
+
+    _one_of("--verdict", verdict, ("OK", "REVIEW", "ANOMALY"))
+    _one_of("--said", said, ("ok", "defect", "unsure", "nothing"))
+    history, since = _existing(record), _in_utc(since)
+    if daily:
+        lines = by_day(history.counts(category=category, since=since))
+    else:
+        words = [None if word == "nothing" else word for word in said or ()]
+        found = history.entries(category=category, verdicts=verdict or (), said=words, since=since, limit=limit)
+        lines = [one.to_json() for one in found]
+    if csv_file:
+        _write_csv(lines, csv_file)
+    for line in lines:
+        print(json.dumps(line) if json_lines else _daily_line(line) if daily else _entry_line(line))
+
+
+@app.command()
+def review(
+    number: Annotated[int, typer.Argument(help="of the entry, as `record` shows it")],
+    said: Annotated[str, typer.Argument(help="ok, defect or unsure")],
+    defect_type: Annotated[str, typer.Option("--type", help="of the defect")] = "",
+    user: Annotated[str | None, typer.Option("--user", help="who says so; default: who is logged in")] = None,
+    record: Record = RECORD,
+) -> None:
+    """Put on record what a person says of an inspected part."""
+    history = _existing(record)
+    history.review(number, said=said, user=user or getpass.getuser(), defect_type=defect_type)
+    print(_entry_line(history.get(number).to_json()))
+
+
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option("--host", help="address to listen on (default 127.0.0.1)")] = None,
@@ -280,7 +333,7 @@ def serve(
     mcp: Annotated[bool, typer.Option("--mcp", help="also serve the Model Context Protocol, read only")] = False,
     runs: Runs = RUNS,
     thresholds: Book = BOOK,
-    record: Annotated[Path, typer.Option("--record", help="folder of the inspection record")] = Path("record"),
+    record: Record = RECORD,
 ) -> None:
     """Open the browser app (the same as `python app.py`)."""
     from anomaly.ui import serve as run
@@ -373,4 +426,55 @@ def _in_words(figures: dict) -> str:
     return (
         f"image AUROC {said('image_auroc')}, pixel AUROC {said('pixel_auroc')}, accuracy {said('accuracy')} "
         f"on {figures['n_good']} good and {figures['n_defect']} defective test images"
+    )
+
+
+def _existing(folder: Path) -> History:
+    from anomaly.history import History
+
+    history = History(folder)
+    if not history.path.exists():
+        raise RecordError(f"There is no inspection record in {folder}", "Name the folder that the app was started with")
+    return history
+
+
+def _one_of(option: str, given: list[str] | None, known: tuple[str, ...]) -> None:
+    for word in given or ():
+        if word not in known:
+            raise UsageError(f"{option} {word} is not known", f"Use {', '.join(known)}")
+
+
+def _in_utc(text: str) -> str:
+    """A day or time of this place as ISO 8601 in UTC; "" stays "", the beginning."""
+    try:
+        return datetime.fromisoformat(text).astimezone(timezone.utc).isoformat(timespec="seconds") if text else ""
+    except ValueError:
+        raise UsageError(f"--since {text} is no date", "Write it like 2026-11-22 or 2026-11-22T14:30") from None
+
+
+def _write_csv(lines: list[dict], path: Path) -> None:
+    """One row a line; lists stay JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(lines[0] if lines else ())
+        for line in lines:
+            writer.writerow(json.dumps(value) if isinstance(value, list) else value for value in line.values())
+
+
+def _entry_line(line: dict) -> str:
+    person = f", {line['reviewer']} said {line['said']} {line['defect_type']}".rstrip() if line["said"] else ""
+    return (
+        f"{line['id']:6} {line['at'][:16]} {line['category']:16} {line['verdict']:8} {line['file']}: "
+        f"score {line['score']:.4g}, limit {line['threshold']:.4g}{person}"
+    )
+
+
+def _daily_line(line: dict) -> str:
+    low, high = (100 * end for end in line["failed_interval"])
+    return (
+        f"{line['day']} {line['category']:16} {line['inspected']:6} inspected, {line['failed']} ANOMALY "
+        f"({low:.1f}-{high:.1f}%), {line['review']} REVIEW, {line['objected']} photos objected to, "
+        f"{line['false_alarms']} of {line['alarms_judged']} false alarms, "
+        f"{line['escapes']} of {line['ok_judged']} escapes"
     )

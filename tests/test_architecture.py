@@ -27,6 +27,7 @@ FLOORS = {
     "synthetic": 3,
     "corrupt": 3,
     "capture": 3,
+    "monitor": 3,
     "detectors": 4,
     "gate": 4,
     "defects": 4,

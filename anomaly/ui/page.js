@@ -79,6 +79,25 @@
     event.target.closest(".curtain .pair")?.style.setProperty("--at", `${event.target.value}%`);
   });
 
+  // Review by keyboard: a key presses the button that names it, unless the person types, steers a list or holds it down.
+  const pressed = (event) => {
+    const at = event.target, arrow = event.key.startsWith("Arrow");
+    const typing = at.closest?.("input:not([type=radio]):not([type=checkbox]), textarea, select, [contenteditable=true]");
+    if (event.key === "Escape" && at.matches?.("#review-part input")) at.blur();
+    const steering = arrow && at.closest?.("[type=radio], [role=slider], [role=listbox]");
+    if (typing || steering || event.repeat || event.ctrlKey || event.metaKey || event.altKey || find("dialog[open]")) return;
+    const named = document.querySelectorAll("#review-part [data-key]");
+    const button = [...named].find((one) => one.dataset.key === event.key.toLowerCase() && one.checkVisibility());
+    if (!button) return;
+    event.preventDefault();
+    if (button.matches("input")) button.focus();
+    else button.click();
+  };
+  document.addEventListener("keydown", pressed);
+  document.addEventListener("click", (event) => {
+    if (event.target.closest('#review-part [data-key="m"]')) find("#review").classList.toggle("unmarked");
+  });
+
   // The banner speaks, and on a narrow screen comes into view when a photo was added.
   const attach = () => {
     const banner = find("#verdict .html-container");

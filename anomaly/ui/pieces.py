@@ -75,7 +75,7 @@ def banner(report: Report) -> str:
         f'<div class="reading"><p class="level"><b>{report.level:.2f}</b> × the limit</p>{meter(report.level, review)}'
         f"<p>score <b>{number(report.score)}</b> · limit <b>{number(report.threshold)}</b></p>"
         f'<p class="doubt">{escape(report.doubt)}</p></div>'
-        f"{warning(report.capture)}{trial(report)}</section>"
+        f"{warning(report.capture)}{unrecorded(report)}{trial(report)}</section>"
     )
 
 
@@ -99,6 +99,13 @@ def warning(capture: tuple[str, ...]) -> str:
         return ""
     said = " ".join(f"{escape(sentence)}." for sentence in capture)
     return f'<p class="capture" role="alert"><b>This photo is unlike the training photos.</b> {said}</p>'
+
+
+def unrecorded(report: Report) -> str:
+    """The verdict stands, but nobody will find it in the record."""
+    if not report.unrecorded:
+        return ""
+    return f'<p class="capture" role="alert"><b>This inspection is not on record.</b> {escape(report.unrecorded)}</p>'
 
 
 def trial(report: Report) -> str:
