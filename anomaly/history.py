@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
+
 from anomaly import render
 from anomaly.errors import RecordError, UsageError
 from anomaly.images import encode_jpeg, shrink
@@ -71,6 +73,22 @@ class Entry:
     defect_type: str
     reviewer: str | None
     reviewed_at: str | None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the record holds of one model, newest first, as (n,) arrays: many thousands fit into memory.
+
+    `photo` names the content of the file, the same for a part that was inspected twice; `objected`: the capture check
+    did; `said` as in `Entry`, "" as long as nobody has looked.
+    """
+
+    id: np.ndarray
+    score: np.ndarray
+    verdict: np.ndarray
+    objected: np.ndarray
+    said: np.ndarray
+    photo: np.ndarray
 
 
 class History:
@@ -145,6 +163,18 @@ class History:
         with self._open() as book:
             rows = book.execute(f"{LATEST} {where} ORDER BY i.id DESC LIMIT ?", [*values, limit]).fetchall()
         return [self._entry(row) for row in rows]
+
+    def columns(self, *, category: str, detector: str, weights_sha256: str) -> Columns:
+        """Every inspection by one model, without pictures."""
+        query = (
+            "SELECT i.id, i.score, i.verdict, i.capture != '[]', IFNULL(r.said, ''), i.photo FROM inspections i "
+            "LEFT JOIN reviews r ON r.id = (SELECT MAX(id) FROM reviews WHERE inspection = i.id) "
+            "WHERE i.category = ? AND i.detector = ? AND i.weights_sha256 = ? ORDER BY i.id DESC"
+        )
+        with self._open() as book:
+            rows = book.execute(query, [category, detector, weights_sha256]).fetchall()
+        kinds = (np.int64, np.float64, np.str_, np.bool_, np.str_, np.str_)
+        return Columns(*(np.array([row[place] for row in rows], kind) for place, kind in enumerate(kinds)))
 
     def get(self, number: int) -> Entry:
         """One entry. Raises UsageError when there is none of this number."""
