@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -74,9 +75,11 @@ class Desk:
 
     @property
     def end(self) -> float:
-        """Where the axis of scores ends: past both limits, all good parts and the weakest defects."""
+        """Where the axis of scores ends, two digits long: past both limits, all good parts and the weakest defects."""
         weakest = np.quantile(self.defect, FAR) if self.defect.size else 0.0
-        return ROOM * float(max(self.fail, 1.2 * self.good.max(), weakest))
+        least = ROOM * float(max(self.fail, self.good.max(), weakest))
+        digits = 1 - math.floor(math.log10(least))
+        return round(math.ceil(least * 10**digits) / 10**digits, digits)
 
     def include_reviewed(self, wanted: bool) -> Desk:
         desk = replace(self, reviewed=wanted)

@@ -44,6 +44,10 @@ class TuneHandlers:
         session.person.require(OPERATOR, "look at limits")
         return [(info.title, info.name) for info in self.site.inspector.categories()]
 
+    def detectors(self, session: Session, category: str) -> tuple[str, ...]:
+        session.person.require(OPERATOR, "look at limits")
+        return runs.names(self.site.runs).get(category, ())
+
     def open(self, session: Session, category: str, detector: str | None = None) -> Desk:
         """A detector with its stored limits; None takes the active one.
 
@@ -73,6 +77,13 @@ class TuneHandlers:
             choice=chosen(stored) if fresh else _first_choice(run),
             number=len(versions) if fresh else None,
         )
+
+    def refresh(self, session: Session, desk: Desk) -> Desk:
+        """What is stored and recorded now, under the same limits on trial if their weights still judge."""
+        now = self.open(session, desk.run.category, desk.run.detector)
+        if now.run.weights_sha256 != desk.run.weights_sha256:
+            return now
+        return replace(now, reviewed=desk.reviewed, choice=desk.choice, number=desk.number)
 
     def what_if(self, session: Session, desk: Desk) -> WhatIf | None:
         """Every recorded part judged anew from its score. None where no record is kept.

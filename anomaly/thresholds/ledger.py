@@ -83,7 +83,7 @@ def version(path: str | os.PathLike, category: str, detector: str, number: int) 
     """One of `versions`, the oldest being 1. Raises UsageError when there is none of this number."""
     known = versions(path, category, detector)
     if not 1 <= number <= len(known):
-        problem = f"there is no version {number} of the limits of {category!r} / {detector!r}, they go to {len(known)}"
+        problem = f"There is no version {number} of the limits of {category} / {detector}, they go to {len(known)}"
         raise UsageError(problem, "List them: python -m anomaly thresholds")
     return known[number - 1]
 
@@ -91,8 +91,8 @@ def version(path: str | os.PathLike, category: str, detector: str, number: int) 
 def signed(point: OperatingPoint, *, who: str, why: str) -> OperatingPoint:
     """The same limits under a new signature. Raises UsageError without a name or a reason."""
     if not (who.strip() and why.strip()):
-        missing = "no name" if not who.strip() else "no reason"
-        raise UsageError(f"{missing} was given for the new limits", "Say who sets them and why; both are kept")
+        missing = "name" if not who.strip() else "reason"
+        raise UsageError(f"No {missing} was given for the new limits", "Say who sets them and why; both are kept")
     return point.model_copy(update={"set_by": who.strip(), "set_at": now(), "why": why.strip()})
 
 
@@ -105,13 +105,13 @@ def now() -> str:
 
 
 def _conflict(stored: OperatingPoint | None, category: str, detector: str) -> ConflictingSave:
-    remedy = "Look at what is stored now, and save again if you still want to"
-    if stored is None:
-        return ConflictingSave(f"the limits of {category!r} / {detector!r} were deleted meanwhile", remedy)
-    problem = (
-        f"{stored.set_by} saved other limits for {category!r} / {detector!r} at {stored.set_at} "
-        f"(FAIL {stored.fail:.4g}, REVIEW {stored.review:.4g}: {stored.why}), so nothing was overwritten"
-    )
+    problem = f"The limits of {category} / {detector} were deleted meanwhile"
+    if stored:
+        problem = (
+            f"{stored.set_by} saved other limits for {category} / {detector} meanwhile, at {stored.set_at}: "
+            f"FAIL {stored.fail:.4g}, REVIEW {stored.review:.4g}, {stored.why!r}"
+        )
+    remedy = "Nothing was overwritten; look at what is stored now, and save again if you still want to"
     return ConflictingSave(problem, remedy)
 
 
