@@ -57,13 +57,17 @@ class Desk:
         return np.array([entry["score"] for entry in self.run.calibration["good"]])
 
     @property
+    def known(self) -> np.ndarray:
+        """Scores of test images of defects, of which there may be none."""
+        return np.array([entry["score"] for entry in self.run.calibration["defect"]])
+
+    @property
     def good(self) -> np.ndarray:
         return np.concatenate([self.held_out, self.said("ok")]) if self.reviewed else self.held_out
 
     @property
     def defect(self) -> np.ndarray:
-        known = np.array([entry["score"] for entry in self.run.calibration["defect"]])
-        return np.concatenate([known, self.said("defect")]) if self.reviewed else known
+        return np.concatenate([self.known, self.said("defect")]) if self.reviewed else self.known
 
     def said(self, word: str) -> np.ndarray:
         """Scores of reviewed parts, each photo once; not those photos that the capture check objected to."""
@@ -86,12 +90,16 @@ class Desk:
         return desk.move() if self.choice.rule == BY_HAND else desk
 
     def move(self, *, fail: float | None = None, review: float | None = None) -> Desk:
-        """Limits by hand; the one that was not moved gives way where the two would cross."""
-        if fail is not None:
-            review = min(self.review, fail)
-        elif review is not None:
+        """Limits by hand; one that is not given stays, and gives way where the two would cross.
+
+        Raises:
+            UsageError: both are given and cross, or one is not over 0.
+        """
+        if review is None:
+            review = self.review if fail is None else min(self.review, fail)
+        elif fail is None:
             fail = max(self.fail, review)
-        fail, review = (self.fail, self.review) if fail is None else (fail, review)
+        fail = self.fail if fail is None else fail
         choice = thresholds.by_hand(fail, review, self.good, self.defect)
         return replace(self, choice=self._as_sampled(choice), number=None)
 
@@ -127,10 +135,10 @@ class Desk:
 
     def _as_sampled(self, choice: Choice) -> Choice:
         """Says in the promise how many parts came from review, where they do not stand for the line."""
-        good, defect = (self.said(word).size if self.reviewed else 0 for word in ("ok", "defect"))
+        good, defect = choice.n_good - self.held_out.size, choice.n_defect - self.known.size
         if not good + defect:
             return choice
-        words = f"; {good} good and {defect} defective parts come from review, which looks at doubtful ones first"
+        words = f"; {good} good and {defect} defective parts come from review, which sees doubtful parts first"
         return replace(choice, promise=choice.promise + words)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from anomaly import runs, thresholds, training
 from anomaly.accounts import OPERATOR, SUPERVISOR
 from anomaly.errors import StaleThreshold, ThresholdError, UsageError
-from anomaly.handlers.desk import Desk, chosen, judged
+from anomaly.handlers.desk import Desk, chosen, figures, judged, ranking
 from anomaly.handlers.session import Session, Site
 from anomaly.history import Entry
 from anomaly.thresholds import Choice, Thresholds, ledger
@@ -125,3 +125,29 @@ def _first_choice(run: runs.Run) -> Choice:
     """Of a run without limits of its own: as training sets them."""
     good, defect = ([entry["score"] for entry in run.calibration[kind]] for kind in ("good", "defect"))
     return thresholds.choose("false-alarms", good, defect, target=training.supported_target(len(good)))
+
+
+def to_json(desk: Desk, found: WhatIf | None) -> dict:
+    """What `python -m anomaly tune --json` prints; null is what these parts cannot tell."""
+    shown, order = figures(desk), ranking(desk)
+    shares = {figure.name.lower().replace(" ", "_"): figure.estimate for figure in shown.shares}
+    ranked = {"image_auroc": order and order.auroc, "image_ap": order and order.average_precision}
+    record = found and {
+        "parts": found.total,
+        "changes": [{"from": old, "to": new, "parts": count} for (old, new), count in found.counts.items()],
+        "newest": [
+            {"id": entry.id, "file": entry.file, "score": entry.score, "from": entry.verdict, "to": now}
+            for entry, now in found.parts
+        ],
+    }
+    return {
+        "category": desk.run.category,
+        "detector": desk.run.detector,
+        "fail": desk.fail,
+        "review": desk.review,
+        "rule": desk.choice.rule,
+        "promise": desk.choice.promise,
+        "confusion": {kind: list(counts) for kind, counts in shown.counts.items()},
+        "figures": {name: one and one.to_json() for name, one in (shares | ranked).items()},
+        "record": record,
+    }

@@ -76,15 +76,15 @@ class Table:
     def connect(self, app: gr.Blocks) -> None:
         session, desk = self.session, self.desk
         moved = [desk, self.said, self.rule, self.refused, self.figures, self.change, self.answer]
-        drawn = [*moved, self.histogram, self.review, self.fail, self.versions]
-        opened = [*drawn, self.body, self.detector, self.rules, self.reviewed, self.sign, self.what_if]
+        drawn = [*moved, self.histogram, self.review, self.fail, self.versions, self.reviewed]
+        opened = [*drawn, self.body, self.detector, self.rules, self.sign, self.what_if]
         costs = [self.false_alarm_cost, self.escape_cost]
         app.load(self.arrive, [session], [self.product, self.who], **QUICK)
         self.rule.input(self.ask, [self.rule], [self.target, self.costs, self.apply], queue=False, **QUICK)
         for event in (
             self.product.input(self.open, [session, self.product], opened, **QUICK),
             self.detector.input(self.open, [session, self.product, self.detector], opened, **QUICK),
-            self.reviewed.input(self.include, [desk, self.reviewed], drawn, **QUICK),
+            self.reviewed.input(self.include, [session, desk, self.reviewed], drawn, **QUICK),
             self.rule.input(self.choose_rule, [desk, self.rule, *costs], drawn, **QUICK),
             self.apply.click(self.by_rule, [desk, self.rule, self.target, *costs], drawn, **QUICK),
             self.fail.input(self.move_fail, [desk, self.fail], [*moved, self.review], queue=False, **QUICK),
@@ -114,7 +114,6 @@ class Table:
             self.body: gr.update(visible=True),
             self.detector: gr.update(choices=list(names), value=desk.run.detector, visible=True),
             self.rules: gr.update(visible=True),
-            self.reviewed: gr.update(value=desk.reviewed, info=_reviewed(desk)),
             self.sign: gr.update(visible=session.person.may(SUPERVISOR)),
             self.what_if: "",
         }
@@ -136,8 +135,9 @@ class Table:
             target /= 100
         return self._tried(desk, lambda: desk.by_rule(rule, target=target, costs=(alarm or 0, escape or 0)))
 
-    def include(self, desk: Desk | None, wanted: bool) -> dict:
-        return self._tried(desk, lambda: desk.include_reviewed(wanted))
+    def include(self, session: Session, desk: Desk | None, wanted: bool) -> dict:
+        """With what was reviewed since the product was chosen."""
+        return self._tried(desk, lambda: self.handlers.refresh(session, desk).include_reviewed(wanted))
 
     def restore(self, desk: Desk | None, event: gr.EventData) -> dict:
         """A former version, by its button."""
@@ -206,6 +206,7 @@ class Table:
             self.review: gr.update(**scale, value=round(desk.review, digits)),
             self.fail: gr.update(**scale, value=round(desk.fail, digits)),
             self.versions: limits.versions(desk),
+            self.reviewed: gr.update(value=desk.reviewed, info=_reviewed(desk)),
         }
 
 
