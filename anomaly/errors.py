@@ -78,6 +78,10 @@ class StaleThreshold(ThresholdError):
     """The operating point was set for other weights than those loaded."""
 
 
+class ConflictingSave(ThresholdError):
+    """Somebody else saved other limits since this person began."""
+
+
 class UnsupportedPromise(ThresholdError):
     """A false-alarm promise that the number of held-out good images cannot support."""
 

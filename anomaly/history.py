@@ -121,6 +121,22 @@ class Entry:
         return known | plain | {"level": self.level}
 
 
+@dataclass(frozen=True)
+class Columns:
+    """What the record holds of one model, newest first, as (n,) arrays: many thousands fit into memory.
+
+    `photo` names the content of the file, the same for a part that was inspected twice; `objected`: the capture check
+    did; `said` as in `Entry`, "" as long as nobody has looked.
+    """
+
+    id: np.ndarray
+    score: np.ndarray
+    verdict: np.ndarray
+    objected: np.ndarray
+    said: np.ndarray
+    photo: np.ndarray
+
+
 class History:
     """The record in a folder of its own: `record.sqlite` and `photos/`. Safe to share between threads and processes.
 
@@ -206,6 +222,15 @@ class History:
         """Numbers of the entries that `entries` would give, all of them, newest first."""
         where, values = _narrowed({"category": category}, verdicts, said)
         return [row["id"] for row in self._read(f"SELECT i.id FROM {LATEST} {where} ORDER BY i.id DESC", values)]
+
+    def columns(self, *, category: str, detector: str, weights_sha256: str) -> Columns:
+        """Every inspection by one model, without pictures."""
+        where, values = _narrowed({"category": category, "detector": detector, "weights_sha256": weights_sha256})
+        query = f"""SELECT i.id, i.score, i.verdict, i.capture != '[]', IFNULL(r.said, ''), i.photo
+            FROM {LATEST} {where} ORDER BY i.id DESC"""
+        rows = self._read(query, values)
+        kinds = (np.int64, np.float64, np.str_, np.bool_, np.str_, np.str_)
+        return Columns(*(np.array([row[place] for row in rows], kind) for place, kind in enumerate(kinds)))
 
     def get(self, number: int) -> Entry:
         """One entry. Raises UsageError when there is none of this number."""

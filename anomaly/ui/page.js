@@ -98,6 +98,24 @@
     if (event.target.closest('#review-part [data-key="m"]')) find("#review").classList.toggle("unmarked");
   });
 
+  // Limits on trial: both lines of the histogram follow the sliders at once; the figures come from the server.
+  const reading = (score) => (score >= 10000 ? score.toFixed(0) : String(Number(score.toPrecision(4))));
+  document.addEventListener("input", (event) => {
+    const slider = event.target.closest("#tune-fail, #tune-review");
+    const plot = find(".histogram");
+    const score = Number(event.target.value);
+    if (!slider || !plot || !(score > 0)) return;
+    const moved = slider.id === "tune-fail" ? "fail" : "review";
+    plot.dataset[moved] = score;
+    // The other one gives way where they would cross.
+    if (Number(plot.dataset.review) > Number(plot.dataset.fail)) plot.dataset.review = plot.dataset.fail = score;
+    for (const name of ["fail", "review"]) {
+      const at = Math.min(1, plot.dataset[name] / plot.dataset.end);
+      plot.style.setProperty(`--at-${name}`, `${100 * at}%`);
+      plot.querySelector(`.lines .${name} span`).textContent = reading(Number(plot.dataset[name]));
+    }
+  });
+
   // The banner speaks, and on a narrow screen comes into view when a photo was added.
   const attach = () => {
     const banner = find("#verdict .html-container");
