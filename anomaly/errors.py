@@ -38,6 +38,10 @@ class ImageTooLarge(ImageError):
     """An image over the pixel limit (also a guard against decompression bombs)."""
 
 
+class ArchiveError(AnomalyError):
+    """A ZIP that is damaged, too large, or not made of photos."""
+
+
 class DatasetError(AnomalyError):
     """A folder that is missing, empty or in no layout that we read."""
 
