@@ -226,27 +226,31 @@ def sweep(root: Path) -> None:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A hidden sibling to write into, which takes the target's place if all went well and vanishes if not.
-
-    Raises:
-        CannotSave: the disk is full, or may not be written to.
-    """
+    """A hidden sibling to write into, which takes the target's place if all went well and vanishes if not."""
     part, old = (target.with_name(f".{target.name}.{uuid.uuid4().hex}.{end}") for end in ("part", "old"))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        if target.exists():
-            target.rename(old)
-        part.rename(target)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        problem = f"{target} cannot be written ({reason}), and nothing was changed"
-        raise CannotSave(problem, "Check that the disk has room and the folder may be written to") from error
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            if target.exists():
+                target.rename(old)
+            part.rename(target)
     finally:
         if old.exists() and not target.exists():  # the new one did not take its place
             old.rename(target)
         _remove(part)
         _remove(old)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raise CannotSave, when the disk is full or may not be written to."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        problem = f"{target} cannot be written ({reason}), and nothing was changed"
+        raise CannotSave(problem, "Check that the disk has room and the folder may be written to") from error
 
 
 def _remove(path: Path) -> None:

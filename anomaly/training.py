@@ -61,6 +61,7 @@ def train(
         CannotSave: the disk does not take the run.
     """
     runs.check_name(category)
+    runs.sweep(root)
     region = checked_region(region) if region else runs.region(root, category)
     Thresholds.load(book)  # a damaged book must be known before an hour of training, not after
     good = dataset.good_images(data, category)
@@ -218,13 +219,8 @@ def _operate(
     good, defect = ([entry["score"] for entry in run.calibration[kind]] for kind in ("good", "defect"))
     choice = thresholds.choose(rule, good, defect, target=target, false_alarm_cost=costs[0], escape_cost=costs[1])
     point = operating_point(run, choice, why=why)
-    adopt(run.category, run.detector, point, book)
+    Thresholds.load(book).with_point(run.category, run.detector, point).save(book)
     return point
-
-
-def adopt(category: str, detector: str, point: OperatingPoint, book: Path) -> None:
-    """Store an operating point."""
-    Thresholds.load(book).with_point(category, detector, point).save(book)
 
 
 def _report(

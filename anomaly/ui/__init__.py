@@ -16,7 +16,7 @@ from anomaly.errors import AnomalyError, UsageError
 from anomaly.handlers.session import Session, Site
 from anomaly.history import History
 from anomaly.inspection import Inspector
-from anomaly.ui import inspect, theme
+from anomaly.ui import inspect, teach, theme
 from anomaly.ui.guard import Guard
 
 TITLE = "Surface inspection"
@@ -27,7 +27,8 @@ LARGEST_UPLOAD = "64mb"
 HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1></header>"""
 
 
-TABS = (inspect,)  # in their order; each has a TITLE, the ROLE from which it is shown, and `build(app, site, session)`
+# In their order; each has a TITLE, the ROLE from which it is shown, and `build(app, site, session)`.
+TABS = (inspect, teach)
 
 
 def build_app(site: Site) -> gr.Blocks:

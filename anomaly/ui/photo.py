@@ -1,9 +1,10 @@
-"""The drop zone through which a photo enters, as it is and from nowhere but the person's own machine."""
+"""The drop zones through which photos enter, as they are and from nowhere but the person's own machine."""
 
 from pathlib import Path
 
 import gradio as gr
 from gradio import component_meta
+from gradio.utils import get_upload_folder
 
 # gradio writes a stub file beside the source of each component class that it meets; an import must write nothing.
 component_meta.create_or_modify_pyi = lambda *_: None
@@ -27,14 +28,43 @@ class Photo(gr.Image):
     def preprocess(self, payload) -> str | None:
         if payload is None:
             return None
-        uploads = Path(self.GRADIO_CACHE).resolve()
-        # gradio checks this only for payloads that call themselves a file; a script may leave that word out.
-        if payload.path is None or not Path(payload.path).resolve().is_relative_to(uploads):
-            raise gr.Error("Upload the image as a file.", print_exception=False)
-        return payload.path
+        return _uploaded(payload.path)
 
     async def async_move_resource_to_block_cache(self, url_or_file_path):
-        """Refuse addresses: the server fetches nothing on behalf of a visitor."""
-        if str(url_or_file_path or "").lower().startswith(("http:", "https:")):
-            raise gr.Error("Upload the image itself, not its address.", print_exception=False)
+        _refuse_address(url_or_file_path)
         return await super().async_move_resource_to_block_cache(url_or_file_path)
+
+
+class Photos(gr.File):
+    """A drop zone for many files (`file_count` "multiple"), photos or ZIPs, handed on as they were uploaded."""
+
+    is_template = True  # drawn by the browser as gradio's file
+
+    def example_payload(self):
+        return None
+
+    def example_value(self):
+        return None
+
+    def preprocess(self, payload) -> list[str]:
+        return [_uploaded(file.path) for file in payload.root] if payload else []
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path):
+        _refuse_address(url_or_file_path)
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
+
+
+def _refuse_address(place) -> None:
+    """The server fetches nothing on behalf of a visitor."""
+    if str(place or "").lower().startswith(("http:", "https:")):
+        raise gr.Error("Upload the image itself, not its address.", print_exception=False)
+
+
+def _uploaded(path: str | None) -> str:
+    """Refuse any path but that of an upload.
+
+    gradio checks this only for payloads that call themselves a file; a script may leave that word out.
+    """
+    if path is None or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise gr.Error("Upload the image as a file.", print_exception=False)
+    return path
