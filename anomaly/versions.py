@@ -116,7 +116,7 @@ def _side(judged: evaluation.Judged, point: OperatingPoint) -> Side:
 
 def keep(plant: Path, root: Path, category: str, sides: dict[str, Side]) -> str:
     """Put a trained plant among the versions of a category; gives its stamp."""
-    stamp = _stamp(root, category)
+    stamp = _stamp()
     with runs.writing(root / category / VERSIONS):
         (plant / COMPARISON).write_text(json.dumps({name: asdict(side) for name, side in sides.items()}) + "\n")
         (root / category / VERSIONS).mkdir(exist_ok=True)
@@ -138,7 +138,7 @@ def activate(root: Path, book: Path, category: str, stamp: str, detector: str) -
     if new.region != runs.region(root, category):
         problem = f"The version {stamp} looks at another region of the photos than '{category}' does now"
         raise UsageError(problem, "Refit the product instead")
-    retired = root / category / VERSIONS / _stamp(root, category)
+    retired = root / category / VERSIONS / _stamp()
     try:
         with runs.writing(current):
             _retire(root, book, category, detector, retired)
@@ -202,11 +202,9 @@ def _plant(root: Path, category: str, stamp: str, detector: str) -> Path:
     return root / category / VERSIONS / stamp
 
 
-def _stamp(root: Path, category: str) -> str:
-    """The time, as the name of a folder that is not there yet."""
-    now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
-    taken = len(list((root / category / VERSIONS).glob(f"{now}*")))
-    return f"{now}-{taken}" if taken else now
+def _stamp() -> str:
+    """The time, to the microsecond, as the name of a folder."""
+    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S%f")
 
 
 def _prune(root: Path, category: str) -> None:

@@ -168,7 +168,8 @@ def repairs(lesson: Lesson) -> str:
         f'<figure><img src="{picture(image)}" alt="{said}"><figcaption>{said}</figcaption></figure>'
         for said, image in pictures
     )
-    return f'<section class="repairs"><h3>A photo that was left out, repaired as it learns</h3><div class="strip">{figures}</div></section>'
+    head = "<h3>A photo that was left out, repaired as it learns</h3>"
+    return f'<section class="repairs">{head}<div class="strip">{figures}</div></section>'
 
 
 def result(title: str, taught: Taught) -> str:

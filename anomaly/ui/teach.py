@@ -8,7 +8,7 @@ from anomaly import detectors
 from anomaly.accounts import SUPERVISOR
 from anomaly.errors import AnomalyError
 from anomaly.handlers.session import Session, Site
-from anomaly.handlers.teach import KINDS, MINUTES, TeachHandlers, Tray
+from anomaly.handlers.teach import KINDS, MINUTES, TeachHandlers, Tray, choices
 from anomaly.intake import FEWEST, MOST
 from anomaly.lessons import DONE
 from anomaly.ui import lesson as look
@@ -127,10 +127,10 @@ class School:
             with gr.Column(elem_id="teach-result"):
                 self._lay_out_result()
         self.begun = [self.session, self.clock, self.live, self.repairs, self.seen, self.outcome, self.stop]
-        self.begun += [self.cancel, self.close, self.setup, self.again]
-        self.ticked = [*self.begun, self.versions, *self.products]
+        self.begun += [self.cancel, self.close, self.setup, self.again, self.chosen]
         self.emptied = [self.session, self.tray, self.region, self.photos, self.sum, self.setup, self.again]
-        self.emptied += [self.place, self.drawing]
+        self.emptied += [self.chosen, self.place, self.drawing]
+        self.ticked = [*self.begun, *self.emptied[1:5], self.files, self.versions, self.product, *self.products]
 
     def _lay_out_controls(self) -> None:
         self.product = gr.Dropdown([("A new product", NEW)], value=NEW, label="Product", elem_id="teach-product")
@@ -147,7 +147,7 @@ class School:
                 label="What a photo shows",
             )
             self.names = gr.CheckboxGroup(
-                list(detectors.names()), value=list(detectors.USUAL), label="Detectors", elem_id="teach-detectors"
+                choices(), value=list(detectors.USUAL), label="Detectors", elem_id="teach-detectors"
             )
             self.minutes = gr.Number(10, label="Time budget in minutes", minimum=MINUTES[0], maximum=MINUTES[1])
             self.start = gr.Button("Teach", variant="primary", elem_id="teach-start")
@@ -164,10 +164,11 @@ class School:
             self.close = gr.Button("Close", visible=False, elem_id="teach-close")
         self.repairs = _html("teach-repairs")
         self.outcome = gr.HTML("", js_on_load=SEND_VERSION, apply_default_css=False, elem_id="teach-outcome")
-        self.sum = _html("teach-sum")
-        self.photos = gr.HTML("", js_on_load=SEND_PHOTO, apply_default_css=False, elem_id="teach-photos")
-        with gr.Accordion("Region of interest", open=False, visible=False, elem_id="teach-place") as self.place:
-            self.drawing = gr.HTML("", js_on_load=DRAW, apply_default_css=False, elem_id="teach-region")
+        with gr.Column(visible=False, elem_id="teach-chosen") as self.chosen:
+            self.sum = _html("teach-sum")
+            self.photos = gr.HTML("", js_on_load=SEND_PHOTO, apply_default_css=False, elem_id="teach-photos")
+            with gr.Accordion("Region of interest", open=False, elem_id="teach-place") as self.place:
+                self.drawing = gr.HTML("", js_on_load=DRAW, apply_default_css=False, elem_id="teach-region")
         self.versions = gr.HTML("", js_on_load=SEND_VERSION, apply_default_css=False, elem_id="teach-versions")
 
     def connect(self) -> None:
@@ -184,10 +185,10 @@ class School:
         wanted = [session, self.tray, self.title, self.kind, self.region, self.names, self.minutes]
         self.start.click(self.teach, wanted, self.begun, **EVENT)
         self.restart.click(self.refit, [session, self.tray, self.name, self.budget], self.begun, **EVENT)
-        self.clock.tick(self.tick, [session, self.product, self.seen], self.ticked, **TICK)
+        self.clock.tick(self.tick, [session, self.product, self.seen, self.tray], self.ticked, **TICK)
         self.stop.click(self.end, [session], [session, self.stop], **EVENT)
         self.cancel.click(self.abandon, [session], [session, self.cancel], **EVENT)
-        self.close.click(self.dismiss, [session], [*self.begun, *self.emptied, self.files], **EVENT)
+        self.close.click(self.dismiss, [session], self.begun, **EVENT)
         for table in (self.versions, self.outcome):
             table.click(self.activate, [session, self.product], [session, self.versions, self.outcome], **EVENT)
 
@@ -246,23 +247,21 @@ class School:
             self.live: "",
             self.sum: look.summary(tray),
             self.photos: look.tray(tray),
-            self.setup: gr.update(visible=tray.category is None),
-            self.again: gr.update(visible=tray.category is not None),
+            **self._asking(tray),
             self.place: gr.update(visible=sample is not None),
             self.drawing: look.sample(sample),
         }
 
     def _empty(self, session: Session) -> dict:
+        nothing = {self.session: session, self.tray: None, self.region: None, self.photos: "", self.sum: ""}
+        return nothing | self._asking(None) | {self.drawing: ""}
+
+    def _asking(self, tray: Tray | None) -> dict:
+        """What a person may set, of photos that wait; nothing without any."""
         return {
-            self.session: session,
-            self.tray: None,
-            self.region: None,
-            self.photos: "",
-            self.sum: "",
-            self.setup: gr.update(visible=False),
-            self.again: gr.update(visible=False),
-            self.place: gr.update(visible=False),
-            self.drawing: "",
+            self.chosen: gr.update(visible=tray is not None),
+            self.setup: gr.update(visible=tray is not None and tray.category is None),
+            self.again: gr.update(visible=tray is not None and tray.category is not None),
         }
 
     def pick(self, session: Session, tray: Tray | None, event: gr.EventData) -> dict:
@@ -293,11 +292,7 @@ class School:
             lesson = start()
         except AnomalyError as error:
             return {self.session: session, self.live: look.words("Not begun", str(error), "refused")}
-        return self._running(session, lesson) | {
-            self.clock: gr.Timer(active=True),
-            self.setup: gr.update(visible=False),
-            self.again: gr.update(visible=False),
-        }
+        return self._running(session, lesson) | {self.clock: gr.Timer(active=True)}
 
     def _running(self, session: Session, lesson) -> dict:
         return {
@@ -307,9 +302,10 @@ class School:
             self.stop: gr.update(visible=True, interactive=not lesson.stopping),
             self.cancel: gr.update(visible=True, interactive=not lesson.cancelling),
             self.close: gr.update(visible=False),
+            **self._asking(None),
         }
 
-    def tick(self, session: Session, category: str, seen: int) -> dict:
+    def tick(self, session: Session, category: str, seen: int, tray: Tray | None) -> dict:
         """Show where the lesson stands; once it is over, show the result and tick no more."""
         try:
             lesson = self.handlers.watch(session)
@@ -322,19 +318,31 @@ class School:
         pictures = {} if count == seen else {self.repairs: look.repairs(lesson), self.seen: count}
         if look.running(lesson):
             return self._running(session, lesson) | pictures
+        over = {
+            self.session: session,
+            self.clock: gr.Timer(active=False),
+            self.live: look.live(lesson),
+            self.stop: gr.update(visible=False),
+            self.cancel: gr.update(visible=False),
+            self.close: gr.update(visible=True),
+        }
+        if lesson.state != DONE:  # the photos are still there: change what was wrong, and try again
+            return pictures | over | self._asking(tray)
+        named = self.handlers.products(session)
         return (
             pictures
+            | over
             | {
-                self.session: session,
-                self.clock: gr.Timer(active=False),
-                self.live: look.live(lesson),
-                self.outcome: look.result(lesson.title, lesson.result) if lesson.state == DONE else "",
-                self.stop: gr.update(visible=False),
-                self.cancel: gr.update(visible=False),
-                self.close: gr.update(visible=True),
+                self.outcome: look.result(lesson.title, lesson.result),
+                self.tray: None,
+                self.region: None,
+                self.photos: "",
+                self.sum: "",
+                self.files: None,
                 self.versions: self._versions(session, category),
+                self.product: gr.update(choices=[("A new product", NEW), *named]),
+                **{block: gr.update(choices=named) for block in self.products},
             }
-            | {block: gr.update(choices=self.handlers.products(session)) for block in self.products}
         )
 
     def _versions(self, session: Session, category: str) -> str:
@@ -350,13 +358,13 @@ class School:
 
     def dismiss(self, session: Session) -> dict:
         self.handlers.close(session)
-        return self._empty(session) | {
+        return {
+            self.session: session,
             self.live: look.words("Teach a product", WELCOME),
             self.repairs: "",
             self.seen: 0,
             self.outcome: "",
             self.close: gr.update(visible=False),
-            self.files: None,
         }
 
     def activate(self, session: Session, category: str, event: gr.EventData) -> dict:
