@@ -15,6 +15,7 @@ from anomaly.accounts import SUPERVISOR
 from anomaly.detectors.base import Detector
 from anomaly.errors import AnomalyError, RecordError, TooFewImages, UnknownName, UsageError
 from anomaly.handlers.session import Session, Site
+from anomaly.history import Entry, History
 from anomaly.images import Box, checked_region, read_image, shrink
 from anomaly.intake import FEWEST, MOST, Photo
 from anomaly.lessons import Classroom, Lesson
@@ -297,16 +298,12 @@ class TeachHandlers:
         run = runs.open_run(self.site.runs, category, info.active)
         return teaching.kept_photos(self.site.runs, run), run.region
 
-    def _recorded(self, category: str, said: str) -> list:
-        """Entries of the record whose photo is still there, one of each photo."""
-        if self.site.history is None:
-            return []
+    def _recorded(self, category: str, said: str) -> list[Entry]:
         try:
-            entries = self.site.history.entries(category=category, said=(said,))
+            return recorded(self.site.history, category, said)
         except RecordError as error:
             log.warning("the record cannot be read (%s)", error)
             return []
-        return [*{one.photo: one for one in entries if one.photo.is_file()}.values()]
 
     def _photos(self, tray: Tray | None, fewest: int) -> list[tuple[str, Path]]:
         photos = tray.chosen() if tray else []
@@ -314,6 +311,12 @@ class TeachHandlers:
             problem = f"{len(photos)} photos are kept, at least {fewest} are needed"
             raise TooFewImages(problem, "Add photos of good parts, or keep some of those left out")
         return photos
+
+
+def recorded(history: History | None, category: str, said: str) -> list[Entry]:
+    """Parts of which people said this last, one of each photo that is still kept."""
+    found = history.entries(category=category, said=(said,)) if history else []
+    return list({one.photo: one for one in found if one.photo.is_file()}.values())
 
 
 def choices() -> list[str]:

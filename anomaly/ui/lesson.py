@@ -97,7 +97,8 @@ def sample(image: np.ndarray | None) -> str:
     if image is None:
         return ""
     fields = "".join(
-        f'<label>{name}<input type="number" min="0" max="100" step="1" value="{value}" data-side="{side}"> %</label>'
+        f'<label>{name}<input type="number" aria-label="{name}, percent" min="0" max="100" step="1" value="{value}"'
+        f' data-side="{side}"> %</label>'
         for side, (name, value) in enumerate((("left", 0), ("top", 0), ("width", 100), ("height", 100)))
     )
     return (
@@ -147,7 +148,7 @@ def losses(history: list[dict[str, float]]) -> str:
     now = history[-1]
     said = f"Loss after epoch {now['epoch']}: {now['train_loss']:.3f} learned, {now['held_out_loss']:.3f} left out"
     return (
-        f'<figure class="plot"><figcaption>{said}</figcaption>{_canvas(said)}'
+        f'<figure class="plot"><figcaption>{said}</figcaption>{_canvas(said, "losses")}'
         f'<text x="{LEFT - 6}" y="{_y(1) + 4:.0f}" text-anchor="end">{number(top)}</text>'
         f'<text x="{LEFT - 6}" y="{_y(0) + 4:.0f}" text-anchor="end">0</text>'
         f'<text x="{_x(1):.0f}" y="{HEIGHT - 8}" text-anchor="end">epoch {last}</text>'
@@ -202,15 +203,15 @@ def histogram(one: Learned) -> str:
     counts, edges = np.histogram(one.scores, bins=np.arange(0.0, end + step / 2, step))
     top = int(counts.max())
     bars = "".join(
-        f'<rect x="{_x(left / end):.1f}" y="{_y(count / top):.1f}" width="{_x(right / end) - _x(left / end) - 1:.1f}"'
-        f' height="{_y(0) - _y(count / top):.1f}"/>'
+        f'<rect class="bar" x="{_x(left / end):.1f}" width="{_x(right / end) - _x(left / end) - 1:.1f}"'
+        f' y="{_y(count / top):.1f}" height="{_y(0) - _y(count / top):.1f}"/>'
         for count, left, right in zip(counts, edges, edges[1:])
         if count
     )
     limit, review, floor, ceiling = _x(one.fail / end), _x(max(0.0, one.review) / end), _y(0), _y(1)
     said = f"Scores of {len(one.scores)} held-out good photos; the limit is {number(one.fail)}"
     return (
-        f'<figure class="plot"><figcaption>{said}</figcaption>{_canvas(said)}'
+        f'<figure class="plot"><figcaption>{said}</figcaption>{_canvas(said, "histogram")}'
         f'<rect class="zone" x="{review:.1f}" y="{ceiling:.1f}" width="{limit - review:.1f}"'
         f' height="{floor - ceiling:.1f}"/><g class="bars">{bars}</g>'
         f'<line class="limit" x1="{limit:.1f}" x2="{limit:.1f}" y1="4" y2="{floor:.1f}"/>'
@@ -274,10 +275,10 @@ def _percent(count: int, of: int) -> str:
     return f"{100 * count / of:.1f}%" if of else "–"
 
 
-def _canvas(said: str) -> str:
+def _canvas(said: str, kind: str) -> str:
     """The opening tag of a drawing, and its axes."""
     axes = f'<path class="axes" d="M{LEFT} 8V{_y(0):.0f}H{WIDTH - 8}"/>'
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(said)}">{axes}'
+    return f'<svg class="{kind}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(said)}">{axes}'
 
 
 def _x(share: float) -> float:
