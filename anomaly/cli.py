@@ -21,6 +21,7 @@ from anomaly.errors import AnomalyError, RecordError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from anomaly.history import History
+    from anomaly.training import Outcome
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -36,6 +37,7 @@ Active = Annotated[str | None, typer.Option("--detector", help="default: the act
 By = Annotated[str | None, typer.Option("--by", help="name of who decides; default: who is logged in")]
 Why = Annotated[str, typer.Option("--why", help="reason, kept with the limits")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Minutes = Annotated[float | None, typer.Option("--minutes", min=0.01, help="at most, for each detector")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="source of all randomness")]
 Record = Annotated[Path, typer.Option("--record", help="folder of the inspection record")]
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -71,24 +73,103 @@ def train(
     backbone: Annotated[str | None, typer.Option("--backbone", help="features of mahalanobis")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", help="side in pixels of the model's input")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="at most, for detectors that have any")] = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="at most, for each detector")] = None,
+    minutes: Minutes = None,
+    region: Annotated[
+        str | None, typer.Option("--region", help="X,Y,WIDTH,HEIGHT of what to look at, in shares of the photo")
+    ] = None,
     seed: Seed = 0,
     runs: Runs = RUNS,
     thresholds: Book = BOOK,
 ) -> None:
     """Learn a product from good images, set its threshold on held-out ones, evaluate on test images if any."""
     from anomaly import detectors, training
+    from anomaly.images import checked_region
 
+    box = checked_region(region.split(",")) if region else None
     wanted = {"backbone": backbone, "image_size": image_size, "epochs": epochs, "minutes": minutes}
     for name in detector or detectors.USUAL:
         model = detectors.create(name, seed=seed, **{k: v for k, v in wanted.items() if v is not None})
         with _Progress(f"{category} / {name}") as progress:
-            done = training.train(data, category, model, root=runs, book=thresholds, progress=progress)
-        for warning in done.warnings:
-            print(f"Warning: {warning}.", file=sys.stderr)
-        print(f"{category} / {name}: threshold {done.point.fail:.4g}, {done.point.promise}")
-        if done.figures:
-            print(_in_words(done.figures))
+            done = training.train(data, category, model, root=runs, book=thresholds, region=box, progress=progress)
+        _print_outcome(done)
+
+
+@app.command()
+def check(
+    path: Annotated[list[Path], typer.Argument(help="photos of good parts, folders of them, or ZIPs")],
+) -> None:
+    """Look photos through before they teach a product: repeated, blurred, odd and unreadable ones are named."""
+    from anomaly import intake
+
+    with tempfile.TemporaryDirectory() as folder, _Progress("check") as progress:
+        found = list(intake.gather(_photos(path), Path(folder)))
+        photos = []
+        for name, file, error in found:
+            photos.append(intake.look(name, file, error))
+            progress("look", len(photos), len(found))
+        odd = [photo for photo in intake.judge(photos) if photo.reasons]
+    for photo in odd:
+        print(f"{photo.name}: {'; '.join(photo.reasons)}")
+    print(f"{len(odd)} of {len(found)} photos stand out")
+
+
+@app.command()
+def refit(
+    category: Category,
+    data: Annotated[Path | None, typer.Option("--data", help="folder of more photos of good parts")] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", help="inspection record: adds the parts reviewed as OK, compares on defects"),
+    ] = None,
+    detector: Annotated[str | None, typer.Option("--detector", help="default: the active one")] = None,
+    minutes: Minutes = None,
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """Train a new version beside the one in use, on its photos and on more; compare both; `versions` chooses."""
+    from anomaly import teaching
+    from anomaly.handlers.teach import recorded
+    from anomaly.history import History
+    from anomaly.runs import open_run
+
+    detector = detector or _active(category, runs, thresholds)
+    run = open_run(runs, category, detector)
+    photos = [(path.name, path) for path in _photos([data])] if data else []
+    history = History(record) if record else None
+    photos += [(Path(one.file).name, one.photo) for one in recorded(history, category, "ok")]
+    defects = [one.photo for one in recorded(history, category, "defect")]
+    if not teaching.kept_photos(runs, run):
+        problem = f"The photos that taught {category} / {detector} are not kept: only those given now are learned from"
+        print(f"Warning: {problem}.", file=sys.stderr)
+    model = teaching.successor(run, minutes=minutes)
+    with _Progress(f"{category} / {detector}") as progress:
+        made = teaching.refit(photos, category, model, defects=defects, root=runs, book=thresholds, progress=progress)
+    _print_outcome(made.outcome)
+    for name, side in (("in use", made.old), ("new", made.new)):
+        print(
+            f"{name:8} {side.false_alarms} of {side.n_good} good photos over the limit, typical {side.median:.2f} and "
+            f"highest {side.highest:.2f} of it; {side.caught} of {side.n_defect} known defects caught"
+        )
+    print(f"Make it active: python -m anomaly versions --category {category} --activate {made.stamp}")
+
+
+@app.command("versions")
+def list_versions(
+    category: Category,
+    activate: Annotated[str | None, typer.Option("--activate", help="version that shall judge from now on")] = None,
+    detector: Annotated[str | None, typer.Option("--detector", help="default: the active one")] = None,
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """Versions of a trained product; `--activate` brings one into use, and the one before can be brought back."""
+    from anomaly import versions
+
+    if activate:
+        versions.activate(runs, thresholds, category, activate, detector or _active(category, runs, thresholds))
+    for one in versions.listed(runs, thresholds, category):
+        promise = one.point.promise.split("; ")[0] if one.point else "no limit"
+        photos = one.run.manifest["data"]["good_images"]
+        print(f"{one.stamp or 'in use':21} {one.run.detector:12} {photos} photos, {promise}")
 
 
 @app.command()
@@ -500,6 +581,19 @@ def _trial_in_words(shown: dict, *, saved: bool) -> str:
     return "\n".join(lines)
 
 
+def _photos(paths: list[Path]) -> list[Path]:
+    from anomaly.errors import DatasetError
+    from anomaly.images import list_images
+
+    files = []
+    for path in paths:
+        found = list_images(path) if path.is_dir() else [path]
+        if not found:
+            raise DatasetError(f"{path} holds no images", "Name a folder that has photos directly in it")
+        files += found
+    return files
+
+
 def _line(row: dict) -> str:
     if row["error"]:
         return f"{'ERROR':8} {row['path']}: {row['error']}"
@@ -508,6 +602,14 @@ def _line(row: dict) -> str:
         f"{len(row['regions'])} region(s), {row['milliseconds']:.0f} ms"
     )
     return ". ".join((facts, *row["capture"]))
+
+
+def _print_outcome(done: Outcome) -> None:
+    for warning in done.warnings:
+        print(f"Warning: {warning}.", file=sys.stderr)
+    print(f"{done.run.category} / {done.run.detector}: threshold {done.point.fail:.4g}, {done.point.promise}")
+    if done.figures:
+        print(_in_words(done.figures))
 
 
 def _in_words(figures: dict) -> str:

@@ -66,6 +66,10 @@ class BrokenRun(AnomalyError):
     """A trained run that is incomplete, damaged, or written by an unknown schema."""
 
 
+class CannotSave(AnomalyError):
+    """A run, a version or a photo that the disk does not take."""
+
+
 class ThresholdError(AnomalyError):
     """A threshold.json that cannot be used."""
 

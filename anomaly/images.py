@@ -9,6 +9,7 @@ import io
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,8 @@ from anomaly.errors import DatasetError, EmptyFile, ImageError, ImageTooLarge, N
 
 SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 50_000_000
+Box = tuple[float, float, float, float]  # x, y, width, height of a place, in shares of the image
+SMALLEST_REGION = 0.05  # of a side: less is a slip of the mouse
 
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 _SIGNATURES = re.compile(rb"\xff\xd8\xff|\x89PNG|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP", re.DOTALL)
@@ -164,6 +167,37 @@ def stretch(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     # reducing_gap: a cheap box filter first, down to twice the target, then the exact filter; a third faster.
     scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.array(scaled)
+
+
+def checked_region(region: Sequence[float]) -> Box | None:
+    """A region of interest as a tuple, None when it is all of the image.
+
+    Raises:
+        UsageError: it does not lie inside of the image, or is tiny.
+    """
+    remedy = f"Give x, y, width and height in shares of the image, each side {SMALLEST_REGION:g} or more"
+    try:
+        x, y, width, height = (round(float(share), 4) for share in region)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{region!r} is no region of interest", remedy) from error
+    ends = (x + width, y + height)
+    if not (min(x, y) >= 0 and max(ends) <= 1.0001 and min(width, height) >= SMALLEST_REGION):
+        raise UsageError(f"The region of interest {x:g}, {y:g}, {width:g}, {height:g} cannot be used", remedy)
+    return None if (x, y) == (0, 0) and min(width, height) >= 1 else (x, y, width, height)
+
+
+def within(region: Box, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a region in an image of (height, width) pixels, one of each at least."""
+    spans = []
+    for start, share, side in zip(region[1::-1], region[:1:-1], shape):
+        first = min(round(start * side), side - 1)
+        spans.append(slice(first, max(first + 1, min(side, round((start + share) * side)))))
+    return spans[0], spans[1]
+
+
+def crop(image: np.ndarray, region: Box | None) -> np.ndarray:
+    """The region of an image, as a view; all of it for None."""
+    return image if region is None else image[within(region, image.shape[:2])]
 
 
 def resize_map(map: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from anomaly import runs
 from anomaly.detectors.base import MANIFEST, Detector, Explanation
 from anomaly.errors import UsageError
-from anomaly.images import read_image, resize_map, shrink, stretch
+from anomaly.images import crop, read_image, resize_map, shrink, stretch
 from anomaly.regions import Region, find_regions
 from anomaly.thresholds import OperatingPoint, Standing, Thresholds, decide, standing
 
@@ -182,7 +182,7 @@ class Inspector:
             pixel_threshold=point.pixel,
             default_threshold=point.fail,
             verdict="",
-            capture=run.profile.objections(image) if run.profile else (),
+            capture=run.profile.objections(crop(image, run.region)) if run.profile else (),
             percentile=standing(result.score, [entry["score"] for entry in run.calibration["good"]]),
             regions=(),
             milliseconds=0.0,

@@ -6,6 +6,7 @@ import csv
 import json
 import platform
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +15,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from anomaly import __version__, detectors
 from anomaly.backbones import digest_of
 from anomaly.capture import Profile
 from anomaly.detectors.base import MANIFEST, SCHEMA, WEIGHTS, Detector
-from anomaly.errors import BrokenRun, UnknownName, UsageError
-from anomaly.images import list_images
+from anomaly.errors import BrokenRun, CannotSave, UnknownName, UsageError
+from anomaly.images import Box, checked_region, list_images
 
 CALIBRATION, METRICS, HISTORY, CATEGORY, EXAMPLES = (
     "calibration.json",
@@ -30,6 +32,7 @@ CALIBRATION, METRICS, HISTORY, CATEGORY, EXAMPLES = (
     "examples",
 )
 CAPTURE = "capture"  # key in CALIBRATION
+ABANDONED = 600  # seconds after which a hidden sibling belongs to a process that was killed: writing one takes a few
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class Run:
     @property
     def weights_sha256(self) -> str:
         return self.manifest["files"][WEIGHTS]
+
+    @property
+    def region(self) -> Box | None:
+        """The part of each photo that it learned from; None is all of it."""
+        return self.manifest.get("region") and tuple(self.manifest["region"])
 
     @property
     def profile(self) -> Profile | None:
@@ -81,7 +89,7 @@ def save(root: Path, category: str, detector: Detector, *, origin: dict, calibra
         origin: for the manifest: data fingerprint, split lists, what else tells where the run comes from.
     """
     check_name(category)
-    with _replacing(root / category / detector.name) as part:
+    with replacing(root / category / detector.name) as part:
         detector.save(part)
         _write_json(part / CALIBRATION, calibration)
         _write_json(part / METRICS, metrics)
@@ -94,19 +102,19 @@ def save(root: Path, category: str, detector: Detector, *, origin: dict, calibra
         versions = {"anomaly": __version__, "python": platform.python_version(), "torch": torch.__version__}
         made = datetime.now(timezone.utc).isoformat(timespec="seconds")
         _seal(part, about | {"category": category, "made": made, "versions": versions, **origin})
-    return open_run(root, category, detector.name)
+    return _read(root / category / detector.name)
 
 
 def update(run: Run, *, calibration: dict | None = None, metrics: dict | None = None) -> Run:
     """The same weights with another calibration or other metrics, written whole or not at all."""
-    with _replacing(run.folder) as part:
+    with replacing(run.folder) as part:
         shutil.copytree(run.folder, part)
         if calibration is not None:
             _write_json(part / CALIBRATION, calibration)
         if metrics is not None:
             _write_json(part / METRICS, metrics)
         _seal(part, run.manifest)
-    return open_run(run.folder.parent.parent, run.category, run.detector)
+    return _read(run.folder)
 
 
 def open_run(root: Path, category: str, detector: str) -> Run:
@@ -114,7 +122,8 @@ def open_run(root: Path, category: str, detector: str) -> Run:
 
     Raises:
         UnknownName: no such category, or the category has no such detector.
-        BrokenRun: half-written, damaged, or of another schema.
+        BrokenRun: half-written, damaged, of another schema, or trained on another region of the photos than the one
+            that the category has now.
     """
     found = names(root)
     if category not in found:
@@ -126,7 +135,18 @@ def open_run(root: Path, category: str, detector: str) -> Run:
         raise UnknownName(
             f"Category '{category}' has no detector '{detector}'", f"Choose one of: {', '.join(found[category])}"
         )
-    folder = root / category / detector
+    run = _read(root / category / detector)
+    if run.region != region(root, category):
+        problem = (
+            f"{run.folder} was trained on {_place(run.region)} of the photos, "
+            f"but {root / category / CATEGORY} names {_place(region(root, category))}"
+        )
+        raise BrokenRun(problem, _retrain(category, detector))
+    return run
+
+
+def _read(folder: Path) -> Run:
+    category, detector = folder.parent.name, folder.name
     parts = {name: _read_json(folder / name, category, detector) for name in (MANIFEST, CALIBRATION, METRICS)}
     manifest = parts[MANIFEST]
     if manifest.get("schema") != SCHEMA or WEIGHTS not in (manifest.get("files") or {}):
@@ -161,11 +181,23 @@ def describe(root: Path, category: str) -> dict:
     return {"title": category.replace("_", " ").capitalize(), "kind": "object"} | about
 
 
+def region(root: Path, category: str) -> Box | None:
+    """The region of interest of a category's photos; None is all of them.
+
+    Raises:
+        BrokenRun: category.json names one that cannot be.
+    """
+    found = describe(root, category).get("region")
+    try:
+        return found and checked_region(found)
+    except UsageError as error:
+        raise BrokenRun(f"{root / category / CATEGORY}: {error.problem}", error.remedy) from error
+
+
 def write_description(root: Path, category: str, about: dict) -> None:
     """Write category.json: title, kind of image, region of interest, licence of the data."""
-    folder = root / check_name(category)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / CATEGORY, about)
+    with replacing(root / check_name(category) / CATEGORY) as part:
+        _write_json(part, about)
 
 
 def examples(root: Path, category: str) -> tuple[Path, ...]:
@@ -181,21 +213,55 @@ def check_name(category: str) -> str:
     return category
 
 
+def sweep(root: Path) -> None:
+    """Clear away what a killed process left half-written; a run that it had moved aside is put back."""
+    for folder in root.glob("*/.*.*.old"):
+        target = folder.with_name(folder.name.split(".")[1])
+        if not target.exists():
+            folder.rename(target)
+    for folder in [*root.glob("*/.*.*.part"), *root.glob("*/.*.*.old")]:
+        if time.time() - folder.stat().st_mtime > ABANDONED:
+            _remove(folder)
+
+
 @contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path) -> Iterator[Path]:
     """A hidden sibling to write into, which takes the target's place if all went well and vanishes if not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     part, old = (target.with_name(f".{target.name}.{uuid.uuid4().hex}.{end}") for end in ("part", "old"))
     try:
-        yield part
-        if target.exists():
-            target.rename(old)
-        part.rename(target)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            if target.exists():
+                target.rename(old)
+            part.rename(target)
     finally:
         if old.exists() and not target.exists():  # the new one did not take its place
             old.rename(target)
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(part)
+        _remove(old)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raise CannotSave, when the disk is full or may not be written to."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        problem = f"{target} cannot be written ({reason}), and nothing was changed"
+        raise CannotSave(problem, "Check that the disk has room and the folder may be written to") from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _place(box: Box | None) -> str:
+    return "the whole" if box is None else "the region " + ", ".join(f"{share:g}" for share in box)
 
 
 def _seal(folder: Path, manifest: dict) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +12,15 @@ import numpy as np
 
 from anomaly import dataset, evaluation, runs, thresholds
 from anomaly.capture import Profile
-from anomaly.detectors.base import Detector
+from anomaly.detectors.base import Detector, Progress
 from anomaly.errors import DatasetError, TooFewImages, UsageError
+from anomaly.images import Box, checked_region, crop, natural_key
 from anomaly.thresholds import NEEDS_DEFECTS, OperatingPoint, Thresholds, ledger
 
 HELD_OUT = 0.25  # of the good images: they learn nothing, they set the threshold
 FEW = 30  # good images under which the person is warned
 DEFAULT_TARGET = 0.02
 LEAST = 1e-6  # a limit lies over 0, so that a score can be divided by it
-
-Progress = Callable[[str, int, int], None]  # stage, done, of how many
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ def train(
     *,
     root: Path,
     book: Path,
+    region: Box | None = None,
+    before: runs.Run | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Fit a detector on the good images of a category and store run and threshold.
@@ -50,10 +52,15 @@ def train(
     Args:
         data: folder of categories, or the category's own folder.
         root: runs folder; book: threshold.json.
+        region: the part of each image to look at, kept with the category; None takes the one that it has.
+        before: the version that this one follows; what it held out stays held out, so that both can be compared.
     Raises:
         DatasetError, TooFewImages: no or too few good images; ImageError: one of them is unreadable.
+        CannotSave: the disk does not take the run.
     """
     runs.check_name(category)
+    runs.sweep(root)
+    region = checked_region(region) if region else runs.region(root, category)
     Thresholds.load(book)  # a damaged book must be known before an hour of training, not after
     good = dataset.good_images(data, category)
     held_out = max(2, round(HELD_OUT * len(good)))
@@ -63,25 +70,45 @@ def train(
             f"learn from and {held_out} to set its threshold",
             "Add good images",
         )
-    split = dataset.split_good(good, held_out=HELD_OUT, seed=detector.seed)
-    detector.fit(dataset.LazyImages(split.train), progress=progress)
     folder = dataset.category_folder(data, category)
-    judged = evaluation.judge(detector, [dataset.Sample(p, dataset.GOOD, None) for p in split.held_out])
-    profile = Profile.of(dataset.LazyImages(good))
+    split = _split(good, folder, detector.seed, before)
+    detector.fit(dataset.LazyImages(split.train), region=region, progress=progress)
+    samples = [dataset.Sample(path, dataset.GOOD) for path in split.held_out]
+    judged = evaluation.judge(detector, samples, progress=progress)
+    profile = Profile.of(crop(image, region) for image in dataset.LazyImages(good))
     calibration = {"good": _entries(judged, folder), "defect": [], runs.CAPTURE: profile.to_json()}
     origin = {
         "data": {"layout_root": folder.name, "sha256": dataset.fingerprint(good), "good_images": len(good)},
         "split": {name: [_relative(p, folder) for p in getattr(split, name)] for name in ("train", "held_out")},
     }
     run = runs.save(root, category, detector, origin=origin, calibration=calibration, metrics={})
-    if not (root / category / runs.CATEGORY).is_file():
-        runs.write_description(root, category, runs.describe(root, category))
+    if not (root / category / runs.CATEGORY).is_file() or runs.region(root, category) != region:
+        about = runs.describe(root, category) | {"region": region}
+        runs.write_description(root, category, {key: value for key, value in about.items() if value is not None})
     target = supported_target(len(split.held_out))
     point = _operate(run, "false-alarms", target, book, why="set by training")
     samples = dataset.test_samples(data, category)
     figures = _report(detector, samples, point, progress) if samples else None
     run = runs.update(run, metrics=figures) if figures else run
     return Outcome(run, point, figures, _warnings(good, point))
+
+
+def _split(good: Sequence[Path], folder: Path, seed: int, before: runs.Run | None) -> dataset.Split:
+    """By groups of file numbers; images that an earlier version knows stay on the side where it had them."""
+    known = before.manifest["split"] if before else {"train": [], "held_out": []}
+    sides = {name: [path for path in good if _relative(path, folder) in set(known[name])] for name in known}
+    fresh = sorted({*good} - {*sides["train"], *sides["held_out"]})
+    if len(fresh) > 1:
+        drawn = dataset.split_good(fresh, held_out=HELD_OUT, seed=seed)
+        sides = {name: [*sides[name], *getattr(drawn, name)] for name in sides}
+    else:
+        sides["train"] += fresh
+    return dataset.Split(*(tuple(sorted(sides[name], key=natural_key)) for name in ("train", "held_out")))
+
+
+def photos_for(target: float) -> int:
+    """About how many good photos it takes to promise so few false alarms: the inverse of `supported_target`."""
+    return math.ceil((math.ceil(1 / target - 1e-9) - 1) / HELD_OUT)
 
 
 def supported_target(held_out: int) -> float:

@@ -10,7 +10,7 @@ from conftest import CATEGORY, SMALL, plate
 
 from anomaly import backbones, detectors, runs
 from anomaly.detectors.base import MANIFEST, WEIGHTS
-from anomaly.errors import BackboneError, BrokenRun, UnknownName, UsageError
+from anomaly.errors import BackboneError, BrokenRun, CannotSave, UnknownName, UsageError
 from anomaly.runs import CALIBRATION, METRICS
 
 NAME = "mahalanobis"
@@ -119,7 +119,7 @@ def test_a_save_that_fails_keeps_the_old_run_and_leaves_no_rest(root, detector, 
         monkeypatch.setattr(runs, "_seal", stop)
     else:
         monkeypatch.setattr(runs.Path, "rename", fail_second)
-    with pytest.raises((KeyboardInterrupt, OSError)):
+    with pytest.raises((KeyboardInterrupt, CannotSave)):
         save(root, detector, metrics={"image_auroc": 0.5})
     monkeypatch.undo()
     assert content(root) == before

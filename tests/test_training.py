@@ -83,9 +83,9 @@ def test_the_manifest_lists_the_split_and_it_is_the_one_of_the_seed(trained, nam
 def test_held_out_images_are_never_shown_to_fit(site, monkeypatch):
     shown, original = [], detectors.get(NAME).fit
 
-    def noted(detector, normal, *, progress=None):
+    def noted(detector, normal, *, region=None, progress=None):
         shown.extend(normal.paths)
-        return original(detector, normal, progress=progress)
+        return original(detector, normal, region=region, progress=progress)
 
     monkeypatch.setattr(detectors.get(NAME), "fit", noted)
     run = teach(site, seed=5).run

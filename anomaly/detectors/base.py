@@ -16,13 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anomaly.errors import BrokenRun, NotFitted, TooFewImages, UsageError
-from anomaly.images import resize_map, stretch
+from anomaly.images import Box, checked_region, crop, resize_map, stretch, within
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing only from Python 3.11 on
 
 Image = np.ndarray  # (H, W, 3) uint8 RGB
-Progress = Callable[[str, int, int], None]  # what is done, how far, of how many
+# Told what is done, how far, of how many. It may answer True: a training by descent then ends early and keeps what it
+# has. It may raise: then nothing is kept.
+Progress = Callable[[str, int, int], "bool | None"]
 
 MEASURED = 15  # good images whose proportion is looked at before the first is scaled
 ALIKE = 1.1  # proportions that differ by less are stretched to each other
@@ -60,6 +62,19 @@ class Explanation:
     good: np.ndarray
     source: str
     shares: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """How a training that repairs gets on; all images (h, w, 3) uint8 of one size.
+
+    Attributes:
+        damaged: a good image that was left out, with simulated damage.
+        repairs: {epoch: what the network makes of it after so many}.
+    """
+
+    damaged: Image
+    repairs: dict[int, Image]
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,7 @@ class Detector(ABC):
 
     name: str  # of the file, by which the registry knows it
     least: int = 2  # fewer good images are refused
+    region: Box | None = None  # the part of each image that `fit` was told to look at; None is all of it
 
     def __init__(self, *, image_size: int = 256, seed: int = 0):
         if image_size % 32 or not 64 <= image_size <= 1024:
@@ -125,24 +141,26 @@ class Detector(ABC):
         """What else the weights need, as plain JSON values for the manifest; by default nothing."""
         return {}
 
-    def fit(self, normal: Sequence[Image], *, progress: Progress | None = None) -> Self:
+    def fit(self, normal: Sequence[Image], *, region: Box | None = None, progress: Progress | None = None) -> Self:
         """Learn what good parts look like, from scratch.
 
         Args:
             normal: good images, (H, W, 3) uint8 RGB, sizes may differ; may be lazy: a few are read twice.
+            region: (x, y, width, height) in shares of the image: all that this detector will ever look at.
             progress: called with (stage, done, total).
         Raises:
-            TooFewImages: fewer than the detector's minimum.
+            TooFewImages: fewer than the detector's minimum; UsageError: a region outside of the image.
         """
         if len(normal) < self.least:
             raise TooFewImages(
                 f"{self.name} was given {len(normal)} good images, it needs at least {self.least}", "Add good images"
             )
+        self.region = region and checked_region(region)
         looked_at = np.linspace(0, len(normal) - 1, min(len(normal), MEASURED)).round().astype(int)
-        self._frame = self._choose_frame([_checked(normal[int(i)]).shape[:2] for i in looked_at])
+        self._frame = self._choose_frame([crop(_checked(normal[int(i)]), self.region).shape[:2] for i in looked_at])
         pixels = torch.empty(len(normal), 3, *self._frame, dtype=torch.uint8)
         for i in range(len(normal)):
-            pixels[i] = self._tensor(normal[i])
+            pixels[i] = self._tensor(crop(normal[i], self.region))
             if progress:
                 progress("read", i + 1, len(normal))
         self._fit(Batches(pixels), progress or _silent)
@@ -158,7 +176,8 @@ class Detector(ABC):
         self._require_fitted("Call fit, or load a trained run")
         if not len(images):
             return []
-        batch = torch.stack([self._tensor(image) for image in images]).float() / 255
+        parts = [crop(_checked(image), self.region) for image in images]
+        batch = torch.stack([self._tensor(part) for part in parts]).float() / 255
         with torch.inference_mode():
             found = self._score(batch)
         scores, maps = found.scores.double().tolist(), found.maps.float().numpy()
@@ -168,14 +187,27 @@ class Detector(ABC):
                 (found.reconstructions.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
             )
         results = []
-        for score, map, picture, image in zip(scores, maps, made, images):
-            shape, (height, width) = image.shape[:2], self._filled(image)
+        for score, map, picture, image, part in zip(scores, maps, made, images, parts):
+            shape, (height, width) = part.shape[:2], self._filled(part)
             if (height, width) != self._frame:
                 map = resize_map(map, self._frame)[:height, :width]
             if picture is not None:
                 picture = stretch(picture[:height, :width], shape)
-            results.append(Result(score, resize_map(map, shape), picture))
+            results.append(self._placed(image, Result(score, resize_map(map, shape), picture)))
         return results
+
+    def _placed(self, image: Image, result: Result) -> Result:
+        """A result of the region in the frame of the whole image: 0 around it, and the image itself."""
+        if self.region is None:
+            return result
+        place = within(self.region, image.shape[:2])
+        map = np.zeros(image.shape[:2], np.float32)
+        map[place] = result.map
+        picture = result.reconstruction
+        if picture is not None:
+            picture = image.copy()
+            picture[place] = result.reconstruction
+        return Result(result.score, map, picture)
 
     def explain(self, image: Image, box: tuple[int, int, int, int]) -> Explanation:
         """Why the place inside `box` (x, y, width, height in pixels of the image) differs; changes nothing.
@@ -189,6 +221,15 @@ class Detector(ABC):
         if not (0 <= x < x + w <= width and 0 <= y < y + h <= height):
             problem = f"The box {box} is not inside an image of {width} x {height}"
             raise UsageError(problem, "Use a region of that image")
+        if self.region is not None:
+            rows, columns = within(self.region, (height, width))
+            image = image[rows, columns]
+            left, top = max(x, columns.start), max(y, rows.start)
+            w, h = min(x + w, columns.stop) - left, min(y + h, rows.stop) - top
+            x, y, (height, width) = left - columns.start, top - rows.start, image.shape[:2]
+            if w <= 0 or h <= 0:
+                problem = f"The box {box} is outside of the region that {self.name} looks at"
+                raise UsageError(problem, "Use a place in that region")
         with torch.inference_mode():
             inside = np.array([y / height, (y + h) / height, x / width, (x + w) / width])
             filled = tuple(np.divide(self._filled(image), self._frame).tolist())
@@ -201,7 +242,7 @@ class Detector(ABC):
         save_file({k: v.contiguous() for k, v in self._state().items()}, path / WEIGHTS)
         (path / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read, but who serves is often somebody else
         about = {"schema": SCHEMA, "detector": self.name, "arguments": self.arguments(), "frame": self._frame}
-        about |= self.dependencies()
+        about |= self.dependencies() | ({"region": self.region} if self.region else {})
         (path / MANIFEST).write_text(json.dumps(about, indent=1) + "\n")
 
     @classmethod
@@ -218,6 +259,7 @@ class Detector(ABC):
                 if written[key] != value:
                     raise BrokenRun(f"{path} was trained with another {key}: {written[key]}, now {value}", remedy)
             detector._frame = tuple(written["frame"])
+            detector.region = checked_region(written["region"]) if "region" in written else None
             state = load_file(path / WEIGHTS)
             detector._restore(state)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, UsageError) as error:
@@ -255,6 +297,10 @@ class Detector(ABC):
     def history(self) -> list[dict[str, float]]:
         """Loss curves of the last fit, a dict an epoch; empty for detectors that are not trained by descent."""
         return []
+
+    def preview(self) -> Preview | None:
+        """How the fit gets on, for whoever looks on from another thread; None of detectors that repair nothing."""
+        return None
 
     def _require_fitted(self, remedy: str) -> None:
         if not self._fitted:

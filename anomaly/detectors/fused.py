@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly import backbones
-from anomaly.detectors.base import Batches, BatchScores, Detector, Explanation, Image, Progress
+from anomaly.detectors.base import Batches, BatchScores, Detector, Explanation, Image, Preview, Progress
 from anomaly.detectors.mahalanobis import Mahalanobis
 from anomaly.detectors.unet import UNet
 
@@ -54,6 +54,9 @@ class Fused(Detector):
 
     def history(self) -> list[dict[str, float]]:
         return self._repair.history()
+
+    def preview(self) -> Preview | None:
+        return self._repair.preview()
 
     def _fit(self, batches: Batches, progress: Progress) -> None:
         self._features._fit(batches, progress)

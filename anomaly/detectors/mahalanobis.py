@@ -99,7 +99,9 @@ class Mahalanobis(Detector):
         moved = [stage[len(batches) :] - stage[again] for stage in vectors]
         vectors = [stage[: len(batches)] for stage in vectors]
         held_out = []
-        for fold in fold_slices(len(kept), FOLDS):
+        folds = fold_slices(len(kept), FOLDS)
+        for done, fold in enumerate(folds):
+            progress("leave out", done, len(folds))
             out = kept[fold]
             seen, lit = ~torch.isin(torch.arange(len(batches)), out), ~torch.isin(again, out)
             whole = [_whitened(stage[seen], change[lit]) for stage, change in zip(vectors, moved)]

@@ -26,6 +26,7 @@ from anomaly.detectors.base import (
     Detector,
     Explanation,
     Image,
+    Preview,
     Progress,
     cut,
     deviations,
@@ -76,6 +77,8 @@ class UNet(Detector):
         self.rate = rate
         self.patience = patience
         self.start = start
+        self._history: list[dict[str, float]] = []
+        self._preview: Preview | None = None
 
     def arguments(self) -> dict:
         own = ("base", "epochs", "minutes", "batch", "rate", "patience", "start")
@@ -83,6 +86,9 @@ class UNet(Detector):
 
     def history(self) -> list[dict[str, float]]:
         return self._history
+
+    def preview(self) -> Preview | None:
+        return self._preview
 
     def _fit(self, batches: Batches, progress: Progress) -> None:
         start = len(batches) - max(2, len(batches) // 5)  # one image alone has no spread
@@ -117,8 +123,10 @@ class UNet(Detector):
         descent = Descent(list(network.parameters()), kernels, weight_decay=0.0)
         generator = torch.Generator().manual_seed(self.seed)
         exam = self._pairs(batches, left_out[: 3 * self.batch], torch.Generator().manual_seed(self.seed + 1))
+        shown = exam[0][int(exam[2].flatten(1).mean(1).argmax())][None]  # the one with the most damage
         best, best_loss, waited = None, float("inf"), 0
-        self._history, started, total = [], time.monotonic(), self.epochs * EPOCH
+        self._history, self._preview = [], Preview(_picture(shown), {})
+        started, total, enough = time.monotonic(), self.epochs * EPOCH, False
         for epoch in range(self.epochs):
             network.train()
             running = 0.0
@@ -133,15 +141,20 @@ class UNet(Detector):
                 nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                 descent.step(rate)
                 average.update_parameters(network)
-                running += loss.item() / EPOCH
-                progress("train", step + 1, total)
+                running += loss.item()
+                enough = bool(progress("train", step + 1, total))
+                if enough:
+                    break
             held = self._examine(average, exam, device)
+            running /= step + 1 - epoch * EPOCH
             self._history.append({"epoch": epoch + 1, "train_loss": running, "held_out_loss": held, "rate": rate})
+            if enough or epoch & (epoch + 1) == 0:  # after 1, 2, 4, 8 … epochs, and the last one
+                self._preview.repairs[epoch + 1] = self._repaired(average, shown.to(device))
             if held < best_loss:
                 best, best_loss, waited = copy.deepcopy(average.module), held, 0
             else:
                 waited += 1
-            if waited >= self.patience or fraction >= 1:
+            if waited >= self.patience or fraction >= 1 or enough:
                 break
         return best
 
@@ -159,6 +172,10 @@ class UNet(Detector):
                 for i in range(0, len(exam[0]), self.batch)
             ]
         return sum(parts) / len(parts)
+
+    def _repaired(self, network: nn.Module, batch: Tensor) -> Image:
+        with torch.inference_mode():
+            return _picture(network(batch.contiguous(memory_format=torch.channels_last))[0])
 
     def _calibrate(self, batches: Batches, left_out: Tensor) -> None:
         """Typical error and its spread at each place, then of the whole image, from good images left out."""
@@ -203,8 +220,7 @@ class UNet(Detector):
         changed = float(place[0] / place.sum().clamp_min(1e-6))
         around = surroundings(inside)
         here = cut(image, *around)
-        good = (255 * repaired[0, :, : 2 * height, : 2 * width].clamp(0, 1)).round().byte()
-        good = good.permute(1, 2, 0).contiguous().numpy()
+        good = _picture(repaired[:, :, : 2 * height, : 2 * width])
         return Explanation(
             here=here,
             good=stretch(cut(good, *around), here.shape[:2]),
@@ -229,7 +245,6 @@ class UNet(Detector):
         self._network.load_state_dict(weights)
         self._typical, self._spread = state["typical"], state["spread"]
         self._centre, self._width = state["image"]
-        self._history = []
 
 
 def ssim(a: Tensor, b: Tensor, *, window: int = 7) -> Tensor:
@@ -271,6 +286,11 @@ def _vary(images: Tensor, generator: torch.Generator) -> Tensor:
     height, width = images.shape[2:]
     moved = torch.stack([p[:, 4 + y : 4 + y + height, 4 + x : 4 + x + width] for p, (y, x) in zip(padded, shifts)])
     return (moved * light + lift).clamp(0, 1)
+
+
+def _picture(batch: Tensor) -> Image:
+    """The one image of a (1, 3, h, w) float batch."""
+    return (255 * batch[0].clamp(0, 1)).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def _blur(x: Tensor, window: int) -> Tensor:

@@ -19,7 +19,7 @@ from anomaly.errors import AnomalyError, UsageError
 from anomaly.handlers.session import Session, Site
 from anomaly.history import History
 from anomaly.inspection import Inspector
-from anomaly.ui import batch, compare, dashboard, inspect, review, theme, tune
+from anomaly.ui import batch, compare, dashboard, inspect, review, teach, theme, tune
 from anomaly.ui.guard import Guard
 from anomaly.ui.signin import SCRIPT, Door
 
@@ -31,7 +31,7 @@ LARGEST_UPLOAD = "512mb"  # a ZIP of a thousand photos; a single one is bounded 
 HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1>{theme.LANGUAGES}</header>"""
 
 # In their order; each has a TITLE, the ROLE from which it is shown, and `build(app, site, session)`.
-TABS = (inspect, compare, batch, review, tune, dashboard)
+TABS = (inspect, compare, batch, review, tune, teach, dashboard)
 
 
 def build_app(site: Site, desk: Desk | None = None) -> gr.Blocks:
