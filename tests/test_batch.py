@@ -23,9 +23,9 @@ import pytest
 from conftest import JSON_KEYS
 from gradio.data_classes import FileData, ListFiles
 from PIL import Image
-from served import CHROMIUM, CHROMIUM_ARGS, ToyInspector, free_port, toy_site, write_plate
+from served import CHROMIUM, CHROMIUM_ARGS, ToyInspector, launched, toy_site, write_plate
 
-from anomaly import cli, ui
+from anomaly import cli
 from anomaly.accounts import OPERATOR, SUPERVISOR, VISITOR, Person
 from anomaly.errors import ArchiveError, DatasetError, Forbidden, RecordError, UnknownName, UsageError
 from anomaly.handlers import batch as rooms
@@ -479,10 +479,7 @@ def test_the_command_line_refuses_before_it_begins(toy_cli, inspector, tmp_path,
 @pytest.fixture
 def served(inspector, tmp_path):
     """The tab alone, for an operator, around the toy inspector; gives (address, handlers' inspector)."""
-    with gr.Blocks() as app:
-        session = gr.State(Session(person=Person("anna", OPERATOR)))
-        tab.build(app, toy_site(inspector, History(tmp_path / "record")), session)
-    ui._launch(app, "127.0.0.1", free_port(), [])
+    app = launched(toy_site(inspector, History(tmp_path / "record")), tab, Person("anna", OPERATOR))
     yield app.local_url
     app.close(verbose=False)
 

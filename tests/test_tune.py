@@ -6,13 +6,12 @@ import os
 import resource
 import threading
 
-import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
-from served import CHROMIUM, CHROMIUM_ARGS, free_port
+from served import CHROMIUM, CHROMIUM_ARGS, launched
 
-from anomaly import runs, training, ui
+from anomaly import runs, training
 from anomaly.accounts import OPERATOR, SUPERVISOR, VISITOR, Person
 from anomaly.backbones import digest_of
 from anomaly.cli import main
@@ -506,10 +505,7 @@ def page(site, tmp_path):
         pytest.skip("needs Debian's chromium: apt-get install chromium")
     for score in (4.0, 7.0, 12.0):
         record(site.history, tmp_path, score)
-    with gr.Blocks() as app:
-        session = gr.State(person())
-        tune.build(app, site, session)
-    ui._launch(app, "127.0.0.1", free_port(), [])
+    app = launched(site, tune, person().person)
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
