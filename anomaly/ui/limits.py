@@ -53,7 +53,7 @@ def known_parts(desk: Desk) -> str:
     )
     table = (
         '<table class="shares"><caption>At these limits</caption><thead><tr><th scope="col">Figure</th>'
-        '<th scope="col">value</th><th scope="col">95% interval</th><th scope="col" class="wide"></th>'
+        '<th scope="col">value</th><th scope="col">95% interval</th><td class="wide"></td>'
         f'<th scope="col">n</th></tr></thead><tbody>{shares}</tbody></table>'
     )
     missing = NO_DEFECTS.format(escape(desk.run.category), escape(desk.run.detector))
@@ -68,6 +68,8 @@ def what_if(found: WhatIf | None) -> str:
     head = "<h2>What if: the record under these limits</h2>"
     if found is None:
         return f'<section class="what-if">{head}<p>This server keeps no record of inspections.</p></section>'
+    if not found.total:
+        return f'<section class="what-if">{head}<p>No recorded part was judged by these weights yet.</p></section>'
     changed = sum(found.counts.values())
     parts = "part" if found.total == 1 else "parts"
     said = f"<p><b>{changed} of {found.total:,}</b> recorded {parts} would get another verdict.</p>"
@@ -114,12 +116,12 @@ def versions(desk: Desk) -> str:
         for place, point in reversed(list(enumerate(desk.versions, 1)))
     )
     heads = "".join(
-        f'<th scope="col">{name}</th>' for name in ("No.", "when (UTC)", "who", "why", "FAIL", "REVIEW", "rule", "")
+        f'<th scope="col">{name}</th>' for name in ("No.", "when (UTC)", "who", "why", "FAIL", "REVIEW", "rule")
     )
     damage = f'<p class="refusal" role="alert">{escape(desk.damage)}</p>' if desk.damage else ""
     return (
-        f'<section class="versions"><h2>Versions</h2>{damage}<div class="wide"><table><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div></section>"
+        f'<section class="versions"><h2>Versions</h2>{damage}<div class="wide"><table>'
+        f"<thead><tr>{heads}<td></td></tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
 
 

@@ -33,8 +33,8 @@ def histogram(desk: Desk) -> str:
         '<div class="zones" aria-hidden="true"><b class="ok">OK</b><b class="review">REVIEW</b>'
         '<b class="anomaly">ANOMALY</b></div>'
         f'<div class="ticks" aria-hidden="true"><span>0</span><span>score</span><span>{number(end)}</span></div>'
-        f'<figcaption><span class="swatch good"></span>good parts, n = {good.size}'
-        f'<span class="swatch defect"></span>known defects, n = {defect.size}'
+        f'<figcaption><span><i class="swatch good"></i>good parts, n = {good.size}</span>'
+        f'<span><i class="swatch defect"></i>known defects, n = {defect.size}</span>'
         f"<small>tallest bars: {counts[0].max()} and {counts[1].max()} parts; › counts scores past the end</small>"
         "</figcaption></figure>"
     )

@@ -12,10 +12,12 @@ from anomaly.handlers.session import Session, Site
 from anomaly.handlers.tune import TuneHandlers
 from anomaly.thresholds import RULES
 from anomaly.ui import limits, plots
-from anomaly.ui.inspect import CLICKS, QUICK, SEND_INDEX
+from anomaly.ui.inspect import QUICK, SEND_INDEX
 
 TITLE, ROLE = "Tune", OPERATOR
 
+# One after the other: each event reads the desk that the one before it left, also where both sliders move at once.
+IN_TURN = QUICK | {"concurrency_limit": 1, "concurrency_id": "limits"}
 FINEST = 1000  # steps of a slider, about one a pixel
 TARGETS = {
     "false-alarms": ("At most this many false alarms, in %", 2.0),
@@ -51,7 +53,7 @@ class Table:
             with gr.Row(visible=False) as self.costs:
                 self.false_alarm_cost = gr.Number(1.0, label="Cost of a false alarm", minimum=0, min_width=120)
                 self.escape_cost = gr.Number(10.0, label="Cost of an escape", minimum=0, min_width=120)
-            self.apply = gr.Button("Apply the rule again", visible=False, elem_id="tune-apply")
+            self.apply = gr.Button("Apply the rule", visible=False, elem_id="tune-apply")
             self.refused = _html("tune-refused")
 
     def _lay_out_result(self) -> None:
@@ -75,23 +77,23 @@ class Table:
 
     def connect(self, app: gr.Blocks) -> None:
         session, desk = self.session, self.desk
-        moved = [desk, self.said, self.rule, self.refused, self.figures, self.change, self.answer]
+        moved = [desk, self.said, self.refused, self.figures, self.change, self.answer]
         drawn = [*moved, self.histogram, self.review, self.fail, self.versions, self.reviewed]
         opened = [*drawn, self.body, self.detector, self.rules, self.sign, self.what_if]
         costs = [self.false_alarm_cost, self.escape_cost]
         app.load(self.arrive, [session], [self.product, self.who], **QUICK)
         self.rule.input(self.ask, [self.rule], [self.target, self.costs, self.apply], queue=False, **QUICK)
         for event in (
-            self.product.input(self.open, [session, self.product], opened, **QUICK),
-            self.detector.input(self.open, [session, self.product, self.detector], opened, **QUICK),
-            self.reviewed.input(self.include, [session, desk, self.reviewed], drawn, **QUICK),
-            self.rule.input(self.choose_rule, [desk, self.rule, *costs], drawn, **QUICK),
-            self.apply.click(self.by_rule, [desk, self.rule, self.target, *costs], drawn, **QUICK),
-            self.fail.input(self.move_fail, [desk, self.fail], [*moved, self.review], queue=False, **QUICK),
-            self.review.input(self.move_review, [desk, self.review], [*moved, self.fail], queue=False, **QUICK),
-            self.reset.click(self.back, [desk], drawn, **QUICK),
-            self.versions.click(self.restore, [desk], drawn, **CLICKS),
-            self.save.click(self.store, [session, desk, self.who, self.why], [*opened, self.why], **QUICK),
+            self.product.input(self.open, [session, self.product], opened, **IN_TURN),
+            self.detector.input(self.open, [session, self.product, self.detector], opened, **IN_TURN),
+            self.reviewed.input(self.include, [session, desk, self.reviewed], drawn, **IN_TURN),
+            self.rule.input(self.choose_rule, [desk, self.rule, *costs], drawn, **IN_TURN),
+            self.apply.click(self.by_rule, [desk, self.rule, self.target, *costs], drawn, **IN_TURN),
+            self.fail.input(self.move_fail, [desk, self.fail], [*moved, self.review], **IN_TURN),
+            self.review.input(self.move_review, [desk, self.review], [*moved, self.fail], **IN_TURN),
+            self.reset.click(self.back, [desk], drawn, **IN_TURN),
+            self.versions.click(self.restore, [desk], drawn, **IN_TURN | {"trigger_mode": "multiple"}),
+            self.save.click(self.store, [session, desk, self.who, self.why], [*opened, self.why], **IN_TURN),
         ):
             event.then(self.judge_record, [session, desk], self.what_if, **QUICK)
 
@@ -124,7 +126,7 @@ class Table:
         return {
             self.target: gr.update(label=label, value=value, visible=rule in TARGETS),
             self.costs: gr.update(visible=rule == "cost"),
-            self.apply: gr.update(visible=rule in TARGETS or rule == "cost"),
+            self.apply: gr.update(visible=True),
         }
 
     def choose_rule(self, desk: Desk | None, rule: str, false_alarm_cost: float, escape_cost: float) -> dict:
@@ -191,7 +193,6 @@ class Table:
             self.said: limits.on_trial(desk),
             self.figures: limits.known_parts(desk),
             self.change: limits.change(desk),
-            self.rule: desk.choice.rule if desk.number is None and desk.choice.rule in RULES else None,
             self.refused: "",
             self.answer: "",
         }
