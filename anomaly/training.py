@@ -201,7 +201,7 @@ def operating_point(run: runs.Run, choice: thresholds.Choice, *, why: str) -> Op
         n_good=choice.n_good,
         n_defect=choice.n_defect,
         weights_sha256=run.weights_sha256,
-        set_by=_user(),
+        set_by=user(),
         set_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         why=why,
     )
@@ -252,7 +252,7 @@ def _warnings(good: Sequence[Path], point: OperatingPoint) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _user() -> str:
+def user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run under an id without a name

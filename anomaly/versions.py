@@ -125,9 +125,11 @@ def keep(plant: Path, root: Path, category: str, sides: dict[str, Side]) -> str:
     return stamp
 
 
-def activate(root: Path, book: Path, category: str, stamp: str, detector: str) -> None:
+def activate(root: Path, book: Path, category: str, stamp: str, detector: str, *, by: str) -> None:
     """Let a version judge from now on, with its own limit; the one that judged until now becomes a version.
 
+    Args:
+        by: who signs for it in threshold.json.
     Raises:
         UnknownName: no such version; UsageError: it looks at another region than the category does now.
         MissingThreshold, StaleThreshold: it has no limit of its own; CannotSave: the disk does not take it.
@@ -148,7 +150,7 @@ def activate(root: Path, book: Path, category: str, stamp: str, detector: str) -
         shutil.rmtree(retired, ignore_errors=True)
         raise
     try:
-        adopt(category, detector, point, book)
+        adopt(category, detector, _signed(point, by, f"version {stamp} was made active"), book)
     except AnomalyError:
         _put(retired / category / detector, current)
         shutil.rmtree(retired)
@@ -157,6 +159,11 @@ def activate(root: Path, book: Path, category: str, stamp: str, detector: str) -
     if not runs.names(plant):
         shutil.rmtree(plant)
     _prune(root, category)
+
+
+def _signed(point: OperatingPoint, by: str, why: str) -> OperatingPoint:
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return point.model_copy(update={"set_by": by, "set_at": now, "why": why})
 
 
 def adopt(category: str, detector: str, point: OperatingPoint, book: Path) -> None:
