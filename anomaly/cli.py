@@ -148,7 +148,8 @@ def refit(
     for name, side in (("in use", made.old), ("new", made.new)):
         print(
             f"{name:8} {side.false_alarms} of {side.n_good} good photos over the limit, typical {side.median:.2f} and "
-            f"highest {side.highest:.2f} of it; {side.caught} of {side.n_defect} known defects caught"
+            f"highest {side.highest:.2f} of it"
+            + (f"; {side.caught} of {side.n_defect} known defects caught" if side.n_defect else "")
         )
     print(f"Make it active: python -m anomaly versions --category {category} --activate {made.stamp}")
 
@@ -162,10 +163,11 @@ def list_versions(
     thresholds: Book = BOOK,
 ) -> None:
     """Versions of a trained product; `--activate` brings one into use, and the one before can be brought back."""
-    from anomaly import versions
+    from anomaly import training, versions
 
     if activate:
-        versions.activate(runs, thresholds, category, activate, detector or _active(category, runs, thresholds))
+        detector = detector or _active(category, runs, thresholds)
+        versions.activate(runs, thresholds, category, activate, detector, by=training.user())
     for one in versions.listed(runs, thresholds, category):
         promise = one.point.promise.split("; ")[0] if one.point else "no limit"
         photos = one.run.manifest["data"]["good_images"]

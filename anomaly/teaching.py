@@ -61,6 +61,7 @@ def teach(
     about: dict,
     models: Iterable[Detector],
     *,
+    by: str,
     root: Path,
     book: Path,
     progress: Progress,
@@ -69,7 +70,7 @@ def teach(
 
     Args:
         photos: (name, file) of good parts; about: category.json; models: trained in this order, the first one judges.
-        progress: as in `Detector.fit`; whatever it raises leaves nothing behind.
+        by: who signs for the limits; progress: as in `Detector.fit`; whatever it raises leaves nothing behind.
     Raises:
         UsageError: the category exists, or another training runs; CannotSave: the disk does not take it.
     """
@@ -85,7 +86,8 @@ def teach(
             (shop / category).rename(root / category)
         try:
             for outcome in done:
-                ledger.save(book, category, outcome.run.detector, outcome.point)
+                point = outcome.point.model_copy(update={"set_by": by})
+                ledger.save(book, category, outcome.run.detector, point)
         except BaseException:
             (root / category).rename(shop / category)
             raise

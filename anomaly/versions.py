@@ -125,9 +125,11 @@ def keep(plant: Path, root: Path, category: str, sides: dict[str, Side]) -> str:
     return stamp
 
 
-def activate(root: Path, book: Path, category: str, stamp: str, detector: str) -> None:
+def activate(root: Path, book: Path, category: str, stamp: str, detector: str, *, by: str) -> None:
     """Let a version judge from now on, with its own limit; the one that judged until now becomes a version.
 
+    Args:
+        by: who signs for it in threshold.json.
     Raises:
         UnknownName: no such version; UsageError: it looks at another region than the category does now.
         MissingThreshold, StaleThreshold: it has no limit of its own; CannotSave: the disk does not take it.
@@ -148,6 +150,7 @@ def activate(root: Path, book: Path, category: str, stamp: str, detector: str) -
         shutil.rmtree(retired, ignore_errors=True)
         raise
     try:
+        point = ledger.signed(point, who=by, why=f"version {stamp} was made active")
         ledger.save(book, category, detector, point)
     except AnomalyError:
         _put(retired / category / detector, current)

@@ -92,7 +92,7 @@ def handlers(root, book, tmp_path, monkeypatch):
 
 
 def place(root, book):
-    return {"root": root, "book": book, "progress": silent}
+    return {"root": root, "book": book, "progress": silent, "by": "ann"}
 
 
 # --- photos, before anything is learned
@@ -245,6 +245,7 @@ def test_cancel_leaves_nothing(photos, root, book):
             "plate",
             {"title": "Plate", "kind": "object"},
             [small()],
+            by="ann",
             root=root,
             book=book,
             progress=cancel,
@@ -283,8 +284,8 @@ def stall(stage, done, total):
 folder, root = Path(sys.argv[1]), Path(sys.argv[2])
 photos = [(path.name, path) for path in sorted(folder.iterdir())]
 model = detectors.create("mahalanobis", **SMALL)
-about = {"title": "Plate", "kind": "object"}
-teaching.teach(photos, "plate", about, [model], root=root, book=root.parent / "threshold.json", progress=stall)
+about, book = {"title": "Plate", "kind": "object"}, root.parent / "threshold.json"
+teaching.teach(photos, "plate", about, [model], by="ann", root=root, book=book, progress=stall)
 """
 
 
@@ -410,7 +411,7 @@ def test_nobody_under_a_supervisor_reaches_any_verb(handlers, role, root):
 
 
 def refit(taught, root, book, photos, **options):
-    return teaching.refit(named(photos), "plate", small(seed=1), **place(root, book) | options)
+    return teaching.refit(named(photos), "plate", small(seed=1), root=root, book=book, progress=silent, **options)
 
 
 def test_a_version_is_compared_on_what_neither_has_learned_and_does_not_judge(taught, root, book, tmp_path):
@@ -434,14 +435,16 @@ def test_activate_brings_the_limit_along_and_one_more_click_brings_the_old_one_b
     made = refit(taught, root, book, write_plates(tmp_path / "more", 8, first=50))
     inspector, part = Inspector(runs=root, thresholds=book), tmp_path / "photos" / "000.png"
     first = inspector.inspect(part, category="plate")
-    versions.activate(root, book, "plate", made.stamp, NAME)
+    versions.activate(root, book, "plate", made.stamp, NAME, by="ann")
     second = inspector.inspect(part, category="plate")
     assert second.weights_sha256 == made.outcome.run.weights_sha256 != first.weights_sha256
     assert second.threshold == made.outcome.point.fail
+    signed = Thresholds.load(book).get("plate", NAME, weights_sha256=second.weights_sha256)
+    assert signed.set_by == "ann" and made.stamp in signed.why
     assert len(teaching.kept_photos(root, runs.open_run(root, "plate", NAME))) == 24
     (retired,) = [one for one in versions.listed(root, book, "plate") if one.stamp]
     assert retired.run.weights_sha256 == first.weights_sha256
-    versions.activate(root, book, "plate", retired.stamp, NAME)
+    versions.activate(root, book, "plate", retired.stamp, NAME, by="ann")
     third = inspector.inspect(part, category="plate")
     assert (third.score, third.threshold) == (first.score, first.threshold)
     assert len(teaching.kept_photos(root, runs.open_run(root, "plate", NAME))) == 16
@@ -459,12 +462,12 @@ def test_a_change_of_version_that_fails_changes_nothing(taught, root, book, tmp_
 
     monkeypatch.setattr(versions, "adopt", fail)
     with pytest.raises(CannotSave):
-        versions.activate(root, book, "plate", made.stamp, NAME)
+        versions.activate(root, book, "plate", made.stamp, NAME, by="ann")
     photos = {name for name in tree(root) if "/train/" in name}
     assert {name for name in tree(root) if "/train/" not in name} == content - photos and book.read_bytes() == limits
     assert runs.open_run(root, "plate", NAME).weights_sha256 == taught.weights_sha256
     with pytest.raises(AnomalyError, match="no version"):
-        versions.activate(root, book, "plate", "../../plate", NAME)
+        versions.activate(root, book, "plate", "../../plate", NAME, by="ann")
 
 
 def test_old_versions_go_when_there_are_more_than_are_kept(taught, root, book, tmp_path, monkeypatch):

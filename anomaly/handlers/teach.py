@@ -215,6 +215,7 @@ class TeachHandlers:
                 category,
                 about,
                 models,
+                by=session.person.name,
                 root=self.site.runs,
                 book=self.site.thresholds,
                 progress=lesson.progress,
@@ -287,7 +288,7 @@ class TeachHandlers:
         """Let a version judge from now on; the one that judged until now can be brought back the same way."""
         _allow(session)
         with self._lock:
-            versions.activate(self.site.runs, self.site.thresholds, category, stamp, detector)
+            versions.activate(self.site.runs, self.site.thresholds, category, stamp, detector, by=session.person.name)
         log.info("%s made version %s of %s / %s active", session.person.name, stamp, category, detector)
 
     def _known(self, category: str) -> tuple[list[Path], Box | None]:
