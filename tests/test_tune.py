@@ -522,7 +522,7 @@ def line(page, name: str) -> float:
     return (mark["x"] + 1.5 - sheet["x"]) / sheet["width"]
 
 
-def test_a_supervisor_tunes_saves_and_rolls_back(page, site):
+def test_the_lines_follow_the_sliders_before_the_server_answers(page, site):
     from playwright.sync_api import expect
 
     page.locator("#tune-product input").click()
@@ -540,7 +540,7 @@ def test_a_supervisor_tunes_saves_and_rolls_back(page, site):
     page.unroute("**/gradio_api/**")
 
 
-def test_the_figures_the_record_and_the_versions_follow(page, site):
+def test_a_supervisor_tunes_saves_is_told_of_another_and_rolls_back(page, site):
     from playwright.sync_api import expect
 
     page.locator("#tune-product input").click()
