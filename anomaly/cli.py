@@ -5,18 +5,22 @@ Exit status: 0 done, 1 at least one part judged ANOMALY (inspect), 2 refused wit
 
 from __future__ import annotations
 
+import csv
+import getpass
 import json
 import sys
 import tempfile
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from tqdm import tqdm
 
-from anomaly.errors import AnomalyError, UnknownName
+from anomaly.errors import AnomalyError, RecordError, UnknownName, UsageError
 
 if TYPE_CHECKING:
+    from anomaly.history import History
     from anomaly.training import Outcome
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -26,10 +30,18 @@ Book = Annotated[Path, typer.Option("--thresholds", help="file of operating poin
 Data = Annotated[Path, typer.Option("--data", help="folder of categories, or one category's folder")]
 Category = Annotated[str, typer.Option("--category", help="name of the product")]
 Detectors = Annotated[list[str] | None, typer.Option("--detector", help="may be repeated; default: all trained")]
+Target = Annotated[float | None, typer.Option("--target", help="0.02 = 2% for false-alarms; 99 for percentile")]
+AlarmCost = Annotated[float, typer.Option("--false-alarm-cost", help="for the rule cost")]
+EscapeCost = Annotated[float, typer.Option("--escape-cost", help="for the rule cost")]
+Active = Annotated[str | None, typer.Option("--detector", help="default: the active one")]
+By = Annotated[str | None, typer.Option("--by", help="name of who decides; default: who is logged in")]
+Why = Annotated[str, typer.Option("--why", help="reason, kept with the limits")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Minutes = Annotated[float | None, typer.Option("--minutes", min=0.01, help="at most, for each detector")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="source of all randomness")]
+Record = Annotated[Path, typer.Option("--record", help="folder of the inspection record")]
 INTERRUPTED = 130  # what typer makes of Ctrl-C
-RUNS, BOOK = Path("runs"), Path("threshold.json")
+RUNS, BOOK, RECORD = Path("runs"), Path("threshold.json"), Path("record")
 
 
 @app.command()
@@ -166,14 +178,12 @@ def list_versions(
 def calibrate(
     category: Category,
     rule: Annotated[str, typer.Option("--rule", help="f1, accuracy, percentile, false-alarms or cost")],
-    detector: Annotated[str | None, typer.Option("--detector", help="default: the active one")] = None,
-    target: Annotated[
-        float | None, typer.Option("--target", help="0.02 = 2% for false-alarms; 99 for percentile")
-    ] = None,
+    detector: Active = None,
+    target: Target = None,
     data: Annotated[Path | None, typer.Option("--data", help="test images, for rules that need defects")] = None,
-    false_alarm_cost: Annotated[float, typer.Option("--false-alarm-cost", help="for the rule cost")] = 1.0,
-    escape_cost: Annotated[float, typer.Option("--escape-cost", help="for the rule cost")] = 10.0,
-    why: Annotated[str, typer.Option("--why", help="reason, kept with the threshold")] = "",
+    false_alarm_cost: AlarmCost = 1.0,
+    escape_cost: EscapeCost = 10.0,
+    why: Why = "",
     runs: Runs = RUNS,
     thresholds: Book = BOOK,
 ) -> None:
@@ -186,6 +196,68 @@ def calibrate(
         category, detector, rule=rule, target=target, data=data, costs=costs, why=why, root=runs, book=thresholds
     )
     print(f"{category} / {detector}: threshold {point.fail:.4g}, {point.promise}")
+
+
+@app.command()
+def tune(
+    category: Category,
+    detector: Active = None,
+    fail: Annotated[float | None, typer.Option("--fail", help="limit of ANOMALY, by hand")] = None,
+    review: Annotated[float | None, typer.Option("--review", help="limit of REVIEW, by hand")] = None,
+    rule: Annotated[str | None, typer.Option("--rule", help="sets both, as in calibrate")] = None,
+    target: Target = None,
+    false_alarm_cost: AlarmCost = 1.0,
+    escape_cost: EscapeCost = 10.0,
+    reviewed: Annotated[bool, typer.Option("--reviewed", help="count parts that people reviewed")] = False,
+    save: Annotated[bool, typer.Option("--save", help="store these limits; needs --why")] = False,
+    by: By = None,
+    why: Why = "",
+    as_json: Json = False,
+    record: Record = RECORD,
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """Try other limits on known parts and on the record; stores nothing without --save."""
+    from anomaly.handlers.tune import to_json
+
+    handlers, session = _tuning(runs, thresholds, record, by)
+    desk = handlers.open(session, category, detector).include_reviewed(reviewed)
+    if rule:
+        desk = desk.by_rule(rule, target=target, costs=(false_alarm_cost, escape_cost))
+    if fail is not None or review is not None:
+        desk = desk.move(fail=fail, review=review)
+    shown = to_json(desk, handlers.what_if(session, desk))
+    if save:
+        handlers.save(session, desk, who=session.person.name, why=why)
+    print(json.dumps(shown | {"saved": save}, indent=1) if as_json else _trial_in_words(shown, saved=save))
+
+
+@app.command("thresholds")
+def list_thresholds(
+    category: Category,
+    detector: Active = None,
+    roll_back: Annotated[int | None, typer.Option("--roll-back", help="number of the version to store again")] = None,
+    by: By = None,
+    why: Why = "",
+    as_json: Json = False,
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """All limits that a product ever had: who set them, when and why; --roll-back stores a former version again."""
+    handlers, session = _tuning(runs, thresholds, None, by)
+    desk = handlers.open(session, category, detector)
+    if roll_back is not None:
+        desk = handlers.save(session, desk.restore(roll_back), who=session.person.name, why=why)
+    if desk.damage:
+        print(f"Warning: {desk.damage}", file=sys.stderr)
+    versions = [{"version": place} | point.model_dump() for place, point in enumerate(desk.versions, 1)]
+    if as_json:
+        print(json.dumps(versions, indent=1))
+        return
+    for one in versions:
+        stored = " (stored)" if one["version"] == len(versions) else ""
+        limits = f"FAIL {one['fail']:.4g}, REVIEW {one['review']:.4g}, {one['rule']}"
+        print(f"{one['version']:3} {one['set_at']} {one['set_by']}: {limits}; {one['why']}{stored}")
 
 
 @app.command()
@@ -219,41 +291,54 @@ def evaluate(
 
 @app.command()
 def inspect(
-    path: Annotated[list[Path], typer.Argument(help="photos, or folders of photos")],
-    category: Category,
+    path: Annotated[list[Path], typer.Argument(help="photos, folders of photos, or ZIPs of photos")],
+    category: Annotated[
+        str, typer.Option("--category", help="name of the product; by-folder: the folder of each photo names it")
+    ],
     detector: Annotated[str | None, typer.Option("--detector", help="default: the active one")] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="write predict_summary.csv here")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="folder for pictures and predict_summary.csv")] = None,
+    report_file: Annotated[Path | None, typer.Option("--report", help="write a report here, .html or .pdf")] = None,
     runs: Runs = RUNS,
     thresholds: Book = BOOK,
 ) -> None:
     """Judge photos. A photo that cannot be read is reported and the rest go on."""
-    from anomaly import report
-    from anomaly.errors import ImageError
+    from anomaly.errors import ArchiveError, ImageError
+    from anomaly.handlers.photos import BY_FOLDER, gather, judge, refuse_auto, refused
     from anomaly.inspection import Inspector
+    from anomaly.report import ERROR, Results, write_summary, write_visualization
+    from anomaly.report.document import check_suffix, write_report
+    from anomaly.runs import names
 
-    inspector = Inspector(runs=runs, thresholds=thresholds)
-    rows, files = [], _photos(path)
-    with _Progress("inspect") as progress:
-        for file in files:
+    refuse_auto(category)
+    if report_file:
+        check_suffix(report_file)
+    inspector, known = Inspector(runs=runs, thresholds=thresholds), names(runs)
+    with tempfile.TemporaryDirectory(prefix="anomaly-") as scratch, _Progress("inspect") as progress:
+        results = Results(Path(scratch) / "results")
+        total, photos = gather(path, Path(scratch) / "unpacked", deep=category == BY_FOLDER)
+        for photo in photos:
+            name = str(photo.given.parent / photo.name)
             try:
-                found = inspector.inspect(file, category=category, detector=detector)
-            except ImageError as error:
-                picture, row = "", _unjudged(file, category, detector, error)
-            else:  # a picture that cannot be written is no fault of the photo
-                picture = str(report.write_visualization(found, out)) if out else ""
-                row = found.to_json()
-            rows.append(row | {"visualization": picture})
+                row, found = judge(inspector, photo, category, detector, known=known, name=name)
+            except (ImageError, ArchiveError) as error:
+                row, found = refused(error, photo, category, detector, name=name), None
+            # A picture that cannot be written is no fault of the photo.
+            picture = str(write_visualization(found, out)) if out and found else ""
+            results.add(row | {"visualization": picture}, found if report_file else None)
             print(json.dumps(row) if json_lines else _line(row), flush=True)
-            progress("inspect", len(rows), len(files))
-    for target in filter(None, (csv_file, out and out / "predict_summary.csv")):
-        report.write_summary(rows, target)
-    verdicts = [row["verdict"] for row in rows]
-    if None in verdicts:
-        count = verdicts.count(None)
-        print(f"{count} of {len(rows)} files could not be judged; their lines say why and what to do.", file=sys.stderr)
-    raise typer.Exit(1 if "ANOMALY" in verdicts else 2 if None in verdicts else 0)
+            progress("inspect", len(results), total)
+        for target in filter(None, (csv_file, out and out / "predict_summary.csv")):
+            write_summary(results.rows(), target)
+        if report_file:
+            write_report(results, report_file, book=thresholds, by="the command line")
+    if failed := results.counts[ERROR]:
+        print(
+            f"{failed} of {len(results)} files could not be judged; their lines say why and what to do.",
+            file=sys.stderr,
+        )
+    raise typer.Exit(1 if results.counts["ANOMALY"] else 2 if failed else 0)
 
 
 @app.command("list")
@@ -342,20 +427,85 @@ def pretrain(
             raise UnknownName(f"There is no network '{network}' to pretrain", "Choose one of: backbone, repair")
 
 
+@app.command("record")
+def show_record(
+    category: Annotated[str | None, typer.Option("--category", help="of this product only")] = None,
+    verdict: Annotated[list[str] | None, typer.Option("--verdict", help="OK, REVIEW, ANOMALY; may be repeated")] = None,
+    said: Annotated[
+        list[str] | None, typer.Option("--said", help="by a person: ok, defect, unsure, nothing; may be repeated")
+    ] = None,
+    since: Annotated[str, typer.Option("--since", help="day or time, like 2026-11-22, in local time")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="entries at most, the newest")] = 1000,
+    daily: Annotated[bool, typer.Option("--daily", help="figures of each product and day instead of entries")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="write the lines here as CSV")] = None,
+    record: Record = RECORD,
+) -> None:
+    """What was inspected, and what people said of it: the newest entries, or daily figures."""
+    from anomaly.monitor import daily as by_day
+
+    _one_of("--verdict", verdict, ("OK", "REVIEW", "ANOMALY"))
+    _one_of("--said", said, ("ok", "defect", "unsure", "nothing"))
+    history, since = _existing(record), _in_utc(since)
+    if daily:
+        lines = by_day(history.counts(category=category, since=since))
+    else:
+        words = [None if word == "nothing" else word for word in said or ()]
+        found = history.entries(category=category, verdicts=verdict or (), said=words, since=since, limit=limit)
+        lines = [one.to_json() for one in found]
+    if csv_file:
+        _write_csv(lines, csv_file)
+    for line in lines:
+        print(json.dumps(line) if json_lines else _daily_line(line) if daily else _entry_line(line))
+
+
+@app.command()
+def review(
+    number: Annotated[int, typer.Argument(help="of the entry, as `record` shows it")],
+    said: Annotated[str, typer.Argument(help="ok, defect or unsure")],
+    defect_type: Annotated[str, typer.Option("--type", help="of the defect")] = "",
+    user: Annotated[str | None, typer.Option("--user", help="who says so; default: who is logged in")] = None,
+    record: Record = RECORD,
+) -> None:
+    """Put on record what a person says of an inspected part."""
+    history = _existing(record)
+    history.review(number, said=said, user=user or getpass.getuser(), defect_type=defect_type)
+    print(_entry_line(history.get(number).to_json()))
+
+
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option("--host", help="address to listen on (default 127.0.0.1)")] = None,
     port: Annotated[int | None, typer.Option("--port", help="port to listen on (default 7860)")] = None,
     share: Annotated[bool, typer.Option("--share", help="also open a public link")] = False,
     auth: Annotated[list[str] | None, typer.Option("--auth", help="USER:PASSWORD, may be repeated")] = None,
+    auth_file: Annotated[Path | None, typer.Option("--auth-file", help="accounts with roles")] = None,
+    mcp: Annotated[bool, typer.Option("--mcp", help="also serve the Model Context Protocol, read only")] = False,
     runs: Runs = RUNS,
     thresholds: Book = BOOK,
-    record: Annotated[Path, typer.Option("--record", help="folder of the inspection record")] = Path("record"),
+    record: Record = RECORD,
 ) -> None:
     """Open the browser app (the same as `python app.py`)."""
     from anomaly.ui import serve as run
 
-    run(host, port, share, auth, runs, thresholds, record)
+    run(host, port, share, auth, runs, thresholds, record, auth_file, mcp)
+
+
+@app.command()
+def passwd(
+    name: Annotated[str, typer.Argument(help="who signs in")],
+    auth_file: Annotated[Path, typer.Option("--auth-file", help="accounts; made if it is missing")],
+    role: Annotated[str, typer.Option("--role", help="visitor, operator or supervisor")] = "operator",
+) -> None:
+    """Give a person an account, or a new role and password; the password is asked for."""
+    from anomaly.accounts import set_password
+
+    if sys.stdin.isatty():
+        password = typer.prompt(f"Password for {name}", hide_input=True, confirmation_prompt=True)
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    set_password(auth_file, name, role=role, password=password)
+    print(f"{name} may sign in as {role}.")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -405,6 +555,34 @@ def _active(category: str, runs: Path, thresholds: Path) -> str:
     return Thresholds.load(thresholds).active(category) or next(iter(names(runs).get(category, ())), "")
 
 
+def _tuning(runs: Path, thresholds: Path, record: Path | None, by: str | None):
+    """The verbs of the Tune tab and a session of whoever sits here, who may do all."""
+    from anomaly.accounts import SUPERVISOR, Person
+    from anomaly.handlers.session import Session, Site
+    from anomaly.handlers.tune import TuneHandlers
+    from anomaly.history import History
+    from anomaly.inspection import Inspector
+    from anomaly.training import user
+
+    history = History(record) if record and record.is_dir() else None
+    site = Site(runs, thresholds, Inspector(runs=runs, thresholds=thresholds), history)
+    return TuneHandlers(site), Session(person=Person(user() if by is None else by, SUPERVISOR))
+
+
+def _trial_in_words(shown: dict, *, saved: bool) -> str:
+    lines = [f"{shown['category']} / {shown['detector']}: FAIL {shown['fail']:.4g}, REVIEW {shown['review']:.4g}"]
+    lines[0] += f" ({shown['rule']}), {shown['promise']}"
+    for name, one in shown["figures"].items():
+        said = "not known" if one is None else "{value:.3f} [{low:.3f}, {high:.3f}], n = {n}".format(**one)
+        lines.append(f"{name.replace('_', ' '):18} {said}")
+    if record := shown["record"]:
+        lines.append(f"{sum(c['parts'] for c in record['changes'])} of {record['parts']} recorded parts would change")
+        lines += [f"{one['from']} -> {one['to']}: {one['parts']}" for one in record["changes"]]
+        lines += [f"  {one['from']} -> {one['to']} {one['file']}: {one['score']:.4g}" for one in record["newest"]]
+    lines.append("Saved." if saved else "Nothing was saved.")
+    return "\n".join(lines)
+
+
 def _photos(paths: list[Path]) -> list[Path]:
     from anomaly.errors import DatasetError
     from anomaly.images import list_images
@@ -416,13 +594,6 @@ def _photos(paths: list[Path]) -> list[Path]:
             raise DatasetError(f"{path} holds no images", "Name a folder that has photos directly in it")
         files += found
     return files
-
-
-def _unjudged(file: Path, category: str, detector: str | None, error: AnomalyError) -> dict:
-    numbers = ("score", "threshold", "review_threshold", "level", "percentile", "milliseconds")
-    nothing = dict.fromkeys((*numbers, "verdict", "defect_type", "product"))
-    known = {"path": str(file), "category": category, "detector": detector, "error": str(error)}
-    return nothing | known | {"regions": [], "capture": []}
 
 
 def _line(row: dict) -> str:
@@ -454,4 +625,55 @@ def _in_words(figures: dict) -> str:
     return (
         f"image AUROC {said('image_auroc')}, pixel AUROC {said('pixel_auroc')}, accuracy {said('accuracy')} "
         f"on {figures['n_good']} good and {figures['n_defect']} defective test images"
+    )
+
+
+def _existing(folder: Path) -> History:
+    from anomaly.history import History
+
+    history = History(folder)
+    if not history.path.exists():
+        raise RecordError(f"There is no inspection record in {folder}", "Name the folder that the app was started with")
+    return history
+
+
+def _one_of(option: str, given: list[str] | None, known: tuple[str, ...]) -> None:
+    for word in given or ():
+        if word not in known:
+            raise UsageError(f"{option} {word} is not known", f"Use {', '.join(known)}")
+
+
+def _in_utc(text: str) -> str:
+    """A day or time of this place as ISO 8601 in UTC; "" stays "", the beginning."""
+    try:
+        return datetime.fromisoformat(text).astimezone(timezone.utc).isoformat(timespec="seconds") if text else ""
+    except ValueError:
+        raise UsageError(f"--since {text} is no date", "Write it like 2026-11-22 or 2026-11-22T14:30") from None
+
+
+def _write_csv(lines: list[dict], path: Path) -> None:
+    """One row a line; lists stay JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(lines[0] if lines else ())
+        for line in lines:
+            writer.writerow(json.dumps(value) if isinstance(value, list) else value for value in line.values())
+
+
+def _entry_line(line: dict) -> str:
+    person = f", {line['reviewer']} said {line['said']} {line['defect_type']}".rstrip() if line["said"] else ""
+    return (
+        f"{line['id']:6} {line['at'][:16]} {line['category']:16} {line['verdict']:8} {line['file']}: "
+        f"score {line['score']:.4g}, limit {line['threshold']:.4g}{person}"
+    )
+
+
+def _daily_line(line: dict) -> str:
+    low, high = (100 * end for end in line["failed_interval"])
+    return (
+        f"{line['day']} {line['category']:16} {line['inspected']:6} inspected, {line['failed']} ANOMALY "
+        f"({low:.1f}-{high:.1f}%), {line['review']} REVIEW, {line['objected']} photos objected to, "
+        f"{line['false_alarms']} of {line['alarms_judged']} false alarms, "
+        f"{line['escapes']} of {line['ok_judged']} escapes"
     )

@@ -82,6 +82,10 @@ class StaleThreshold(ThresholdError):
     """The operating point was set for other weights than those loaded."""
 
 
+class ConflictingSave(ThresholdError):
+    """Somebody else saved other limits since this person began."""
+
+
 class UnsupportedPromise(ThresholdError):
     """A false-alarm promise that the number of held-out good images cannot support."""
 
@@ -96,3 +100,15 @@ class Forbidden(AnomalyError):
 
 class RecordError(AnomalyError):
     """The inspection record cannot be read or written."""
+
+
+class AccountsError(AnomalyError):
+    """The account file cannot be read or written."""
+
+
+class NotSignedIn(Forbidden):
+    """A name or password that is wrong, or none where one is needed."""
+
+
+class TooManyTries(Forbidden):
+    """A password for a name for which wrong ones have just been given."""

@@ -147,6 +147,10 @@ class Inspector:
             )
         return found
 
+    def loaded(self) -> list[str]:
+        """category/detector of each one in memory. Does not wait for an inspection that is under way."""
+        return ["/".join(key) for key in tuple(self._loaded)]
+
     def inspect(
         self, path: str | Path, *, category: str, detector: str | None = None, threshold: float | None = None
     ) -> Inspection:

@@ -60,6 +60,29 @@ class Confusion:
         return _ratio(self.tp + self.tn, self.tp + self.fp + self.tn + self.fn)
 
 
+@dataclass(frozen=True)
+class Curves:
+    """ROC and precision-recall, (k,) each: shares at k thresholds, from over the highest score down to the lowest.
+
+    `precision` is NaN at the first of them, where nothing is judged anomalous.
+    """
+
+    thresholds: np.ndarray
+    false_alarms: np.ndarray
+    recall: np.ndarray
+    precision: np.ndarray
+
+
+def curves(labels: ArrayLike, scores: ArrayLike) -> Curves:
+    """What every threshold would give; labels and scores as in `image_auroc`."""
+    tp, fp, positives = _counts(labels, scores)
+    tp, fp = np.append(0, tp), np.append(0, fp)
+    with np.errstate(invalid="ignore"):
+        precision = tp / (tp + fp)
+    thresholds = np.append(np.inf, np.unique(scores)[::-1])
+    return Curves(thresholds, fp / (len(labels) - positives), tp / positives, precision)
+
+
 def image_auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Probability that a defective image outscores a good one, ties counting half (Mann & Whitney 1947).
 

@@ -82,6 +82,20 @@ def overlay(image: np.ndarray, map: np.ndarray, threshold: float, *, pixel_thres
     return shown
 
 
+def outlined(image: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The photo with the outline of each defect as in `overlay`, and no heat over it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; found: (H, W) bool.
+
+    Returns:
+        (H, W, 3) uint8 RGB, a new array.
+    """
+    shown = image.copy()
+    _outline(shown, found)
+    return shown
+
+
 def colorbar(threshold: float, *, height: int = 256) -> np.ndarray:
     """The scale of `heatmap`, upright, with the ticks 0, limit and 2x limit and the score of each.
 

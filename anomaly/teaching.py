@@ -19,7 +19,7 @@ from anomaly.detectors.base import Detector, Progress
 from anomaly.errors import TooFewImages, UsageError
 from anomaly.images import SUFFIXES
 from anomaly.runs import Run
-from anomaly.thresholds import Thresholds
+from anomaly.thresholds import Thresholds, ledger
 from anomaly.training import Outcome
 from anomaly.versions import PHOTOS, Side
 
@@ -87,7 +87,7 @@ def teach(
         try:
             for outcome in done:
                 point = outcome.point.model_copy(update={"set_by": by})
-                versions.adopt(category, outcome.run.detector, point, book)
+                ledger.save(book, category, outcome.run.detector, point)
         except BaseException:
             (root / category).rename(shop / category)
             raise

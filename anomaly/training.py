@@ -6,7 +6,6 @@ import getpass
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,12 @@ from anomaly.capture import Profile
 from anomaly.detectors.base import Detector, Progress
 from anomaly.errors import DatasetError, TooFewImages, UsageError
 from anomaly.images import Box, checked_region, crop, natural_key
-from anomaly.thresholds import OperatingPoint, Thresholds
+from anomaly.thresholds import NEEDS_DEFECTS, OperatingPoint, Thresholds, ledger
 
 HELD_OUT = 0.25  # of the good images: they learn nothing, they set the threshold
 FEW = 30  # good images under which the person is warned
 DEFAULT_TARGET = 0.02
 LEAST = 1e-6  # a limit lies over 0, so that a score can be divided by it
-NEEDS_DEFECTS = ("f1", "accuracy", "cost")
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,9 @@ def calibrate(
 
     Raises:
         UsageError: a rule that needs defects, without `data` and without defects from an earlier calibration.
+        ConflictingSave: somebody else saved a limit while these were scored.
     """
+    started_from = ledger.digest(Thresholds.load(book).find(category, detector))
     run = runs.open_run(root, category, detector)
     if rule in NEEDS_DEFECTS and not run.calibration["defect"] and data is None:
         problem = f"The rule {rule} needs labelled defects, and none are stored for {category} / {detector}"
@@ -159,7 +159,8 @@ def calibrate(
         run = runs.update(
             run, calibration=run.calibration | found, metrics={}
         )  # the old figures counted images that now choose
-    return _operate(run, rule, target, book, costs=costs, why=why or f"calibrate --rule {rule}")
+    why = why or f"calibrate --rule {rule}"
+    return _operate(run, rule, target, book, costs=costs, why=why, started_from=started_from)
 
 
 def evaluate(
@@ -202,7 +203,7 @@ def operating_point(run: runs.Run, choice: thresholds.Choice, *, why: str) -> Op
         n_defect=choice.n_defect,
         weights_sha256=run.weights_sha256,
         set_by=user(),
-        set_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        set_at=ledger.now(),
         why=why,
     )
 
@@ -215,11 +216,12 @@ def _operate(
     *,
     costs: tuple[float, float] = (1.0, 10.0),
     why: str,
+    started_from: str | None = None,
 ) -> OperatingPoint:
     good, defect = ([entry["score"] for entry in run.calibration[kind]] for kind in ("good", "defect"))
     choice = thresholds.choose(rule, good, defect, target=target, false_alarm_cost=costs[0], escape_cost=costs[1])
     point = operating_point(run, choice, why=why)
-    Thresholds.load(book).with_point(run.category, run.detector, point).save(book)
+    ledger.save(book, run.category, run.detector, point, started_from=started_from)
     return point
 
 
@@ -253,6 +255,7 @@ def _warnings(good: Sequence[Path], point: OperatingPoint) -> tuple[str, ...]:
 
 
 def user() -> str:
+    """Who is logged in on this machine."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run under an id without a name

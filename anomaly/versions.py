@@ -22,7 +22,7 @@ from anomaly.dataset import Sample
 from anomaly.detectors.base import Progress
 from anomaly.errors import AnomalyError, BrokenRun, UnknownName, UsageError
 from anomaly.runs import Run
-from anomaly.thresholds import OperatingPoint, Thresholds
+from anomaly.thresholds import OperatingPoint, Thresholds, ledger
 
 VERSIONS, BOOK, COMPARISON = ".versions", "threshold.json", "comparison.json"
 PHOTOS = Path("train") / dataset.GOOD  # in a category's folder: what the app was taught it with
@@ -150,7 +150,8 @@ def activate(root: Path, book: Path, category: str, stamp: str, detector: str, *
         shutil.rmtree(retired, ignore_errors=True)
         raise
     try:
-        adopt(category, detector, _signed(point, by, f"version {stamp} was made active"), book)
+        point = ledger.signed(point, who=by, why=f"version {stamp} was made active")
+        ledger.save(book, category, detector, point)
     except AnomalyError:
         _put(retired / category / detector, current)
         shutil.rmtree(retired)
@@ -161,23 +162,13 @@ def activate(root: Path, book: Path, category: str, stamp: str, detector: str, *
     _prune(root, category)
 
 
-def _signed(point: OperatingPoint, by: str, why: str) -> OperatingPoint:
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return point.model_copy(update={"set_by": by, "set_at": now, "why": why})
-
-
-def adopt(category: str, detector: str, point: OperatingPoint, book: Path) -> None:
-    """Store a limit that was set elsewhere, as it is."""
-    Thresholds.load(book).with_point(category, detector, point).save(book)
-
-
 def _retire(root: Path, book: Path, category: str, detector: str, plant: Path) -> None:
     """Keep the version that judges now, with its limit."""
     shutil.copytree(root / category / detector, plant / category / detector, copy_function=_link)
     runs.write_description(plant, category, runs.describe(root, category))
     entry = Thresholds.load(book).categories.get(category)
     if entry and detector in entry.detectors:
-        adopt(category, detector, entry.detectors[detector], plant / BOOK)
+        ledger.save(plant / BOOK, category, detector, entry.detectors[detector])
 
 
 def _put(folder: Path, place: Path) -> None:

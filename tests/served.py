@@ -9,17 +9,22 @@ import time
 import urllib.request
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 from PIL import Image
 
+from anomaly import ui
+from anomaly.accounts import Desk, Person
+from anomaly.api import build_api
 from anomaly.detectors.base import Explanation
 from anomaly.errors import MissingThreshold, UnknownName
-from anomaly.handlers.session import Site
+from anomaly.handlers.session import Session, Site
 from anomaly.history import History
 from anomaly.images import read_image
 from anomaly.inspection import CategoryInfo, Inspection
 from anomaly.regions import find_regions
 from anomaly.thresholds import standing
+from anomaly.ui.signin import Door
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 15  # what the page promises
@@ -88,6 +93,9 @@ class ToyInspector:
 
         return [info("plate", "Gray plate"), info("other_plate", "Other plate")]
 
+    def loaded(self) -> list[str]:
+        return ["plate/toy"]
+
     def inspect(
         self, path, *, category: str, detector: str | None = None, threshold: float | None = None
     ) -> Inspection:
@@ -129,6 +137,16 @@ class ToyInspector:
 def toy_site(inspector: ToyInspector, history: History | None = None) -> Site:
     folder = inspector.examples[0].parent.parent
     return Site(folder / "runs", folder / "threshold.json", inspector, history)
+
+
+def launched(site: Site, room, person: Person) -> gr.Blocks:
+    """One tab alone, as this person sees it, served in this process."""
+    with gr.Blocks(analytics_enabled=False) as app:
+        room.build(app, site, gr.State(Session(person=person)))
+    desk = Desk()
+    app.door, app.rest = Door(desk), build_api(site, desk, queue=lambda: 0)
+    ui._launch(app, "127.0.0.1", free_port(), [])
+    return app
 
 
 def write_plate(path: Path, *, spot: int | None = None) -> Path:

@@ -70,9 +70,9 @@ def test_the_browser_is_told_to_stay_on_this_server(client):
     assert "http" not in policy
 
 
-def test_one_endpoint_is_public(client):
+def test_two_endpoints_are_public(client):
     info = client.get("/gradio_api/info").json()
-    assert list(info["named_endpoints"]) == ["/inspect"]
+    assert list(info["named_endpoints"]) == ["/inspect", "/categories"]
     assert info["unnamed_endpoints"] == {}
 
 

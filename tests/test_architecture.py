@@ -27,6 +27,7 @@ FLOORS = {
     "synthetic": 3,
     "corrupt": 3,
     "capture": 3,
+    "monitor": 3,
     "detectors": 4,
     "gate": 4,
     "defects": 4,
@@ -52,7 +53,8 @@ FLOORS = {
     "app": 10,
 }
 # `python -m anomaly serve` opens the same page as app.py; a second program for that would only be a detour.
-EXCEPTIONS = {("cli", "ui")}
+# The page and the plain routes are served by one server.
+EXCEPTIONS = {("cli", "ui"), ("ui", "api")}
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "tools"}
 BANNED_MODULES = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
 BANNED_CALLS = {"eval", "exec", "__import__"}

@@ -23,7 +23,10 @@ from anomaly.thresholds import Thresholds
 
 ROOT = Path(__file__).parent.parent
 NAME = "mahalanobis"
-VERBS = ("synth", "train", "calibrate", "evaluate", "inspect", "list", "bench", "pretrain", "serve")
+VERBS = (
+    *("synth", "train", "calibrate", "tune", "thresholds", "evaluate", "inspect", "list", "bench", "pretrain"),
+    *("record", "review", "serve"),
+)
 LINE = set(JSON_KEYS)
 FIGURES = {
     "image_auroc",

@@ -11,7 +11,7 @@ import numpy as np
 
 from anomaly import render
 from anomaly.accounts import OPERATOR
-from anomaly.errors import AnomalyError, UnknownName, UsageError
+from anomaly.errors import AnomalyError, RecordError, UnknownName, UsageError
 from anomaly.handlers.session import Notice, Session, Site, refusal, sentence
 from anomaly.images import read_image, shrink
 from anomaly.inspection import Inspection, redecide
@@ -98,6 +98,7 @@ class Report:
     note: str
     doubt: str
     capture: tuple[str, ...]
+    unrecorded: str  # why the inspection is not on record, although it should be
     photo: np.ndarray
     reconstruction: np.ndarray | None
     overlay: np.ndarray
@@ -169,15 +170,13 @@ class InspectHandlers:
         turn, photo, product = session.turn, session.photo, session.product
         if photo is None or product is None:
             return None
-        inspection = None
+        inspection, unrecorded = None, ""
         try:
             if not photo.exists():
                 raise UsageError(EXPIRED, "Add the photo again")
             inspection = self.inspector.inspect(photo, category=product.name, detector=session.detector)
-            said = _report(product.title, inspection)
-            # Visitors come by a public link: what they try out is neither kept nor counted.
-            if self.site.history and session.person.may(OPERATOR):
-                self.site.history.add(inspection, user=session.person.name)
+            unrecorded = self._record(session, inspection)
+            said = _report(product.title, inspection, unrecorded=unrecorded)
         except AnomalyError as error:
             said = refusal(error, photo)
         except Exception:
@@ -186,8 +185,19 @@ class InspectHandlers:
             said = _refused("The program failed on this photo. Try again, and report it if it repeats.")
         if session.turn != turn:
             return None
-        session.inspection = inspection
+        session.inspection, session.unrecorded = inspection, unrecorded
         return said
+
+    def _record(self, session: Session, inspection: Inspection) -> str:
+        """Keep the inspection; gives why that failed, since a verdict counts whether or not it was written down."""
+        # Visitors come by a public link: what they try out is neither kept nor counted.
+        if self.site.history and session.person.may(OPERATOR):
+            try:
+                self.site.history.add(inspection, user=session.person.name)
+            except RecordError as error:
+                log.warning("an inspection is not on record: %s", error)
+                return str(error)
+        return ""
 
     def move_limit(self, session: Session, percent: float) -> Report | Notice | None:
         """Decide again from the stored map at `percent` of the stored limit; nothing is written.
@@ -195,7 +205,7 @@ class InspectHandlers:
         None: an inspection is under way and will answer by itself.
         """
         if session.inspection is not None and session.product is not None:
-            return _report(session.product.title, session.inspection, percent)
+            return _report(session.product.title, session.inspection, percent, session.unrecorded)
         return _refused(f"{EXPIRED}. Add the photo again.") if session.photo is None else None
 
     def explain(self, session: Session) -> Why | Notice | None:
@@ -251,7 +261,7 @@ def slider_range(level: float) -> Slider:
     return Slider(minimum=step, maximum=math.ceil(reach / step) * step, step=step)
 
 
-def _report(title: str, stored: Inspection, percent: float = STORED) -> Report:
+def _report(title: str, stored: Inspection, percent: float = STORED, unrecorded: str = "") -> Report:
     limit = stored.default_threshold
     now = stored if percent == STORED else redecide(stored, limit * percent / STORED)
     anchor = now.pixel_threshold * limit / now.threshold  # the pixel limit before any move: colours stand still
@@ -272,8 +282,9 @@ def _report(title: str, stored: Inspection, percent: float = STORED) -> Report:
             Region(*region.box, area=region.area, level=region.peak / now.pixel_threshold) for region in now.regions
         ),
         note=_note(now),
-        doubt=_doubt(now.percentile),
+        doubt=doubt(now.percentile),
         capture=now.capture,
+        unrecorded=unrecorded,
         photo=now.preview,
         reconstruction=now.reconstruction,
         overlay=render.overlay(now.preview, now.map, anchor, pixel_threshold=now.pixel_threshold),
@@ -289,13 +300,14 @@ def _note(inspection: Inspection) -> str:
         if inspection.verdict == "ANOMALY":
             return "No single region stands out: the part as a whole differs from the good ones."
         return "No region is over the limit."
-    places = "One region is" if count == 1 else f"{count} regions are"
     if inspection.verdict == "OK":
-        return f"{places} over the pixel limit, but the part as a whole is under its limit."
-    return f"{places} over the limit."
+        if count == 1:
+            return "One region is over the pixel limit, but the part as a whole is under its limit."
+        return f"{count} regions are over the pixel limit, but the part as a whole is under its limit."
+    return "One region is over the limit." if count == 1 else f"{count} regions are over the limit."
 
 
-def _doubt(standing: Standing) -> str:
+def doubt(standing: Standing) -> str:
     """One plain sentence on how sure the held-out parts make it that this one is unusual."""
     low, high = math.floor(100 * standing.low), math.ceil(100 * standing.high)
     return f"Higher than {standing.below} of {standing.n} good parts (95% interval {low}-{high}%)"

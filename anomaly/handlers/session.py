@@ -40,11 +40,12 @@ class Session:
     detector: str | None = None
     photo: Path | None = None
     inspection: Inspection | None = None
+    unrecorded: str = ""  # why the inspection is not on record, although it should be
     turn: int = 0
 
     def restart(self) -> None:
         """Forget the verdict: from here on it would stand beside another photo, product or detector."""
-        self.inspection = None
+        self.inspection, self.unrecorded = None, ""
         self.turn += 1
 
 

@@ -1,7 +1,9 @@
 """The browser app: one page, one file a tab."""
 
 import argparse
+import importlib.util
 import os
+import secrets
 import socket
 import sys
 from pathlib import Path
@@ -11,36 +13,44 @@ import gradio as gr
 from gradio import networking
 from starlette.middleware import Middleware
 
-from anomaly.accounts import Person
+from anomaly.accounts import Accounts, Desk, Person
+from anomaly.api import build_api
 from anomaly.errors import AnomalyError, UsageError
 from anomaly.handlers.session import Session, Site
 from anomaly.history import History
 from anomaly.inspection import Inspector
-from anomaly.ui import inspect, teach, theme
+from anomaly.ui import batch, compare, dashboard, inspect, review, teach, theme, tune
 from anomaly.ui.guard import Guard
+from anomaly.ui.signin import SCRIPT, Door
 
 TITLE = "Surface inspection"
 KEPT = 3600  # seconds that a photo and its map stay in memory after the last look at them
 SESSIONS = 48  # each holds one photo with its map, about 10 MB
-LARGEST_UPLOAD = "64mb"
+LARGEST_UPLOAD = "512mb"  # a ZIP of a thousand photos; a single one is bounded by its pixels
 
-HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1></header>"""
-
+HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1>{theme.LANGUAGES}</header>"""
 
 # In their order; each has a TITLE, the ROLE from which it is shown, and `build(app, site, session)`.
-TABS = (inspect, teach)
+TABS = (inspect, compare, batch, review, tune, teach, dashboard)
 
 
-def build_app(site: Site) -> gr.Blocks:
+def build_app(site: Site, desk: Desk | None = None) -> gr.Blocks:
+    """The page and the routes beside it; without a desk nobody can sign in, and everybody is a visitor."""
+    door, tabs = Door(desk or Desk()), {}
     # Uploads older than an hour are swept every ten minutes.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as app:
-        gr.HTML(HEADER, apply_default_css=False, js_on_load=None)
+        with gr.Row(elem_id="top"):
+            gr.HTML(HEADER, apply_default_css=False, js_on_load=None)
+            account = gr.HTML(door.control(Person()), apply_default_css=False, js_on_load=SCRIPT, elem_id="account")
         session = gr.State(Session(), time_to_live=KEPT)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             for room in TABS:
-                with gr.Tab(room.TITLE, id=room.TITLE.lower(), visible=Person().may(room.ROLE)):
+                with gr.Tab(room.TITLE, id=room.TITLE.lower(), visible=Person().may(room.ROLE)) as tab:
                     room.build(app, site, session)
+                tabs[tab] = room.ROLE
+        door.connect(app, account, session, tabs)
     app.queue(max_size=64)
+    app.door, app.rest = door, build_api(site, door.desk, queue=lambda: len(app._queue))
     return app
 
 
@@ -52,6 +62,8 @@ def serve(
     runs: Path | str = "runs",
     thresholds: Path | str = "threshold.json",
     record: Path | str = "record",
+    auth_file: Path | None = None,
+    mcp: bool = False,
 ) -> None:
     """Serve the page until interrupted.
 
@@ -61,19 +73,54 @@ def serve(
         share: also open a public link; when that fails the page stays up locally.
         auth: "user:password" strings; None or empty lets everybody in.
         record: folder of the inspection record.
+        auth_file: accounts with roles, made by `python -m anomaly passwd`. Without one a link with a token signs in
+            as supervisor, as long as only this machine can reach the page.
+        mcp: also offer /inspect and /categories as tools of the Model Context Protocol.
     """
+    if mcp and importlib.util.find_spec("mcp") is None:
+        remedy = 'Run: .venv/bin/python -m pip install "gradio[mcp]", or start without --mcp'
+        raise UsageError("--mcp needs the package mcp, which is not installed", remedy)
+    if mcp and auth:
+        raise UsageError(
+            "--mcp and --auth exclude each other: the tools have no way to log in", "Leave one of them out"
+        )
     host, port = _address(host, port)
-    accounts = [_account(text) for text in auth or []]
+    guests = dict(_account(text) for text in auth or [])
+    desk = _desk(auth_file, guests, host, share)
     runs, thresholds = Path(runs), Path(thresholds)
-    app = build_app(Site(runs, thresholds, Inspector(runs=runs, thresholds=thresholds), History(Path(record))))
-    _launch(app, host, port, accounts)
-    print(f"{TITLE}: {app.local_url}", flush=True)
+    site = Site(runs, thresholds, Inspector(runs=runs, thresholds=thresholds), History(Path(record)))
+    app = build_app(site, desk)
+    _launch(app, host, port, list(guests.items()), mcp=mcp)
+    print(_greeting(app.local_url, desk), flush=True)
     if share:
         print(_share(app), flush=True)
     app.block_thread()
 
 
-def _launch(app: gr.Blocks, host: str, port: int, accounts: list[tuple[str, str]]) -> None:
+def _desk(file: Path | None, guests: dict[str, str], host: str, share: bool) -> Desk:
+    """Where people sign in: by account, or by a token where only this machine can reach the page, or not at all."""
+    if file is not None:
+        Accounts.load(file)  # refuse now what nobody could sign in with
+        return Desk(file=file, guests=guests)
+    local = host in ("127.0.0.1", "::1", "localhost") and not share
+    return Desk(guests=guests, token=secrets.token_urlsafe(24) if local else None)
+
+
+def _greeting(address: str, desk: Desk) -> str:
+    """What to click, and as whom one then works."""
+    if desk.token:
+        return (
+            f"{TITLE} is ready. Open this link in your browser; it signs you in as supervisor:\n\n"
+            f"    {address}?token={desk.token}\n\n"
+            f"Keep it to yourself: without the token everybody is a visitor, who may inspect and change nothing.\n"
+            f"Then choose a product and click an example. Ctrl+C ends the program."
+        )
+    how = "sign in at the top right" if desk.file else "everybody is a visitor; to sign in, start with --auth-file"
+    return f"{TITLE} is ready. Open this link in your browser ({how}):\n\n    {address}\n\nCtrl+C ends the program."
+
+
+def _launch(app: gr.Blocks, host: str, port: int, accounts: list[tuple[str, str]], *, mcp: bool = False) -> None:
+    guard = Middleware(Guard, rest=app.rest, person=app.door.person)
     app.launch(
         server_name=host,
         server_port=port,
@@ -85,12 +132,12 @@ def _launch(app: gr.Blocks, host: str, port: int, accounts: list[tuple[str, str]
         head=theme.head(),
         favicon_path=str(theme.ICON),
         footer_links=[],
-        app_kwargs={"middleware": [Middleware(Guard)]},
+        app_kwargs={"middleware": [guard], "routes": app.door.routes()},
         max_file_size=LARGEST_UPLOAD,
         state_session_capacity=SESSIONS,
         run_history=False,
         enable_monitoring=False,
-        mcp_server=False,
+        mcp_server=mcp,
         ssr_mode=False,
         pwa=False,
         show_error=False,
@@ -146,6 +193,8 @@ def arguments(argv: list[str] | None = None) -> dict:
         "--thresholds", type=Path, default=Path("threshold.json"), help="operating points (default threshold.json)"
     )
     parser.add_argument("--record", type=Path, default=Path("record"), help="inspection record (default record)")
+    parser.add_argument("--auth-file", type=Path, help="accounts with roles, made by `python -m anomaly passwd`")
+    parser.add_argument("--mcp", action="store_true", help="also serve the Model Context Protocol, read only")
     return vars(parser.parse_args(argv))
 
 

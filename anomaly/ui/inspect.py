@@ -50,7 +50,7 @@ class Bench:
     def __init__(self, handlers: InspectHandlers, session: gr.State):
         self.handlers = handlers
         self.session = session
-        with gr.Row(elem_id="bench"):
+        with gr.Row(elem_id="bench", elem_classes="bench"):
             with gr.Column(elem_id="controls"):
                 self._lay_out_controls()
             with gr.Column(elem_id="result"):
@@ -65,7 +65,9 @@ class Bench:
 
     def _lay_out_controls(self) -> None:
         handlers = self.handlers
-        self.product = gr.Radio(handlers.products(), value=None, label="Product", elem_id="product")
+        self.product = gr.Radio(
+            handlers.products(), value=None, label="Product", elem_id="product", elem_classes="chips"
+        )
         self.hint = _html("hint", '<p class="hint">Choose a product first.</p>')
         self.photo = Photo(
             label="Photo",
@@ -77,9 +79,17 @@ class Bench:
             interactive=True,
             visible=False,
             elem_id="photo",
+            elem_classes="drop",
         )
         self.examples = gr.HTML(elem_id="examples", js_on_load=SEND_INDEX, apply_default_css=False, visible=False)
-        self.detector = gr.Radio(handlers.detectors(), value=None, label="Detector", elem_id="detector", visible=False)
+        self.detector = gr.Radio(
+            handlers.detectors(),
+            value=None,
+            label="Detector",
+            elem_id="detector",
+            elem_classes="chips",
+            visible=False,
+        )
 
     def _lay_out_result(self) -> None:
         self.verdict = _html("verdict", pieces.notice(self.handlers.welcome()))
@@ -208,17 +218,22 @@ class Bench:
 
 
 def publish(handlers: InspectHandlers) -> None:
-    """The one public endpoint: /inspect, for scripts; its components are never drawn."""
+    """The public endpoints, for scripts: /inspect and /categories. They only read; their components are never drawn."""
 
     def inspect(category: str | None, image: str | None, detector: str | None = None) -> dict:
         """Inspect one photo; gives the same JSON as `python -m anomaly inspect --json`."""
         return handlers.inspect_json(category, image, detector)
 
+    def categories() -> dict:
+        """What can be inspected: the title of each category by its name."""
+        return {name: title for title, name in handlers.products()}
+
     with gr.Row(visible=False):
         asked = [gr.Textbox(label="category"), Photo(label="image"), gr.Textbox(label="detector")]
         found = gr.JSON(label="inspection")
-        public = NETWORK | {"api_visibility": "public", "trigger_mode": "multiple"}
-        gr.Button().click(inspect, asked, found, api_name="inspect", **public)
+        public = {"api_visibility": "public", "trigger_mode": "multiple"}
+        gr.Button().click(inspect, asked, found, api_name="inspect", **NETWORK | public)
+        gr.Button().click(categories, None, gr.JSON(label="categories"), api_name="categories", **QUICK | public)
 
 
 def _html(name: str, value: str = "") -> gr.HTML:

@@ -33,7 +33,11 @@ def picture(image: np.ndarray, *, quality: int = 88) -> str:
     buffer = io.BytesIO()
     # 4:4:4, since half-resolution colour would smear the thin contours.
     Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue())
+
+
+def data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 def number(value: float) -> str:
@@ -63,37 +67,45 @@ def legend() -> str:
 
 def banner(report: Report) -> str:
     """Icon, word and colour; product and file; score against limit as a level bar."""
+    review = report.review_threshold / report.threshold
     return (
         f'<section class="verdict {report.verdict.lower()}">{icon(report.verdict)}'
         f'<div class="word"><h2>{report.verdict}</h2>'
-        f"<p><b>{escape(report.title)}</b> · {escape(report.name)}</p></div>"
-        f'<div class="reading"><p class="level"><b>{report.level:.2f}</b> × the limit</p>{meter(report)}'
+        f'<p translate="no"><b>{escape(report.title)}</b> · {escape(report.name)}</p></div>'
+        f'<div class="reading"><p class="level"><b>{report.level:.2f}</b> × the limit</p>{meter(report.level, review)}'
         f"<p>score <b>{number(report.score)}</b> · limit <b>{number(report.threshold)}</b></p>"
         f'<p class="doubt">{escape(report.doubt)}</p></div>'
-        f"{warning(report)}{trial(report)}</section>"
+        f"{warning(report.capture)}{unrecorded(report)}{trial(report)}</section>"
     )
 
 
-def meter(report: Report) -> str:
-    share = min(report.level / METER_END, 1) * 100
-    review = report.review_threshold / report.threshold / METER_END * 100
-    zone = f'<i class="zone" style="left:{review:.1f}%;right:50%"></i>' if review < 50 else ""
-    over = '<i class="over" aria-hidden="true">»</i>' if report.level > METER_END else ""
+def meter(level: float, review: float) -> str:
+    """A bar from 0 to twice the limit; both arguments are in limits, `review` is where REVIEW begins."""
+    share, begins = min(level / METER_END, 1) * 100, review / METER_END * 100
+    zone = f'<i class="zone" style="left:{begins:.1f}%;right:50%"></i>' if begins < 50 else ""
+    over = '<i class="over" aria-hidden="true">»</i>' if level > METER_END else ""
     return (
         '<div class="meter" role="meter" aria-label="Score divided by limit"'
-        f' aria-valuemin="0" aria-valuemax="{METER_END:g}" aria-valuenow="{min(report.level, METER_END):.3f}"'
-        f' aria-valuetext="{report.level:.2f} times the limit">'
+        f' aria-valuemin="0" aria-valuemax="{METER_END:g}" aria-valuenow="{min(level, METER_END):.3f}"'
+        f' aria-valuetext="{level:.2f} times the limit">'
         f'{zone}<i class="fill" style="width:{share:.1f}%"></i><i class="limit"></i>{over}</div>'
         '<div class="ticks" aria-hidden="true"><span>0</span><span>limit</span><span>2×</span></div>'
     )
 
 
-def warning(report: Report) -> str:
+def warning(capture: tuple[str, ...]) -> str:
     """How the photo differs from those that the limit was set on; the verdict is then a person's."""
-    if not report.capture:
+    if not capture:
         return ""
-    said = " ".join(f"{escape(sentence)}." for sentence in report.capture)
+    said = " ".join(f"{escape(sentence)}." for sentence in capture)
     return f'<p class="capture" role="alert"><b>This photo is unlike the training photos.</b> {said}</p>'
+
+
+def unrecorded(report: Report) -> str:
+    """The verdict stands, but nobody will find it in the record."""
+    if not report.unrecorded:
+        return ""
+    return f'<p class="capture" role="alert"><b>This inspection is not on record.</b> {escape(report.unrecorded)}</p>'
 
 
 def trial(report: Report) -> str:
@@ -182,7 +194,8 @@ def regions(report: Report) -> str:
         for place, spot in enumerate(report.regions[:MOST_REGIONS], 1)
     )
     rest = len(report.regions) - MOST_REGIONS
-    more = f"<p>and {rest} weaker {'one' if rest == 1 else 'ones'}</p>" if rest > 0 else ""
+    weaker = "and 1 weaker one" if rest == 1 else f"and {rest} weaker ones"
+    more = f"<p>{weaker}</p>" if rest > 0 else ""
     columns = "".join(
         f'<th scope="col">{name}</th>' for name in ("No.", "x", "y", "width", "height", "area", "peak ÷ limit")
     )

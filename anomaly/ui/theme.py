@@ -7,6 +7,13 @@ import gradio as gr
 CSS = Path(__file__).with_name("page.css")
 SCRIPT = Path(__file__).with_name("page.js")
 ICON = Path(__file__).with_name("icon.svg")
+WORDS = Path(__file__).with_name("words.json")
+
+# Each language is named in itself, so that it is found by whoever cannot read the others.
+LANGUAGES = (
+    '<select id="language" aria-label="Language / 语言 / Bahasa" translate="no"><option value="en">English</option>'
+    '<option value="zh-CN" lang="zh-CN">中文</option><option value="ms" lang="ms">Melayu</option></select>'
+)
 
 # Fonts of the person's own system: a font service would be a request off this machine.
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Helvetica Neue", "Arial", "sans-serif")
@@ -82,4 +89,5 @@ def theme() -> gr.themes.Base:
 
 
 def head() -> str:
-    return f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>"
+    words = WORDS.read_text(encoding="utf-8").replace("</", "<\\/")  # a closing tag would end the script
+    return f"<script>window.words = {words};\n{SCRIPT.read_text(encoding='utf-8')}</script>"
