@@ -248,7 +248,7 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
         problem = f"{target} cannot be written ({reason}), and nothing was changed"
         raise CannotSave(problem, "Check that the disk has room and the folder may be written to") from error
 
