@@ -26,7 +26,7 @@ from anomaly.ui.signin import SCRIPT, Door
 TITLE = "Surface inspection"
 KEPT = 3600  # seconds that a photo and its map stay in memory after the last look at them
 SESSIONS = 48  # each holds one photo with its map, about 10 MB
-LARGEST_UPLOAD = "512mb"  # a ZIP of a thousand photos; a single one is bounded by its pixels
+LARGEST_UPLOAD = "64mb"
 
 HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1>{theme.LANGUAGES}</header>"""
 

@@ -36,6 +36,18 @@ EVENT = QUICK | {"queue": False}
 ONCE = EVENT | {"trigger_mode": "once"}
 
 
+class Download(gr.DownloadButton):
+    """A button that hands out a file."""
+
+    is_template = True  # drawn by the browser as gradio's download button
+
+    def example_payload(self):
+        return None  # gradio's own example is a file on another server
+
+    def example_value(self):
+        return None
+
+
 def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
     """Lay the tab out inside the open tab of `app` and connect it."""
     room = Room(BatchHandlers(site), session)
@@ -78,7 +90,7 @@ class Room:
         self.stop = gr.Button("Stop, and keep what is done", visible=False, elem_id="batch-stop")
         with gr.Column(visible=False, elem_id="batch-found") as self.results:
             with gr.Row(elem_id="batch-downloads"):
-                self.downloads = [gr.DownloadButton(label, size="md") for label in LABELS]
+                self.downloads = [Download(label, size="md") for label in LABELS]
             with gr.Row(elem_id="batch-filters"):
                 self.verdict = gr.Radio(_choices({}), value=ALL, label="Verdict", elem_id="batch-verdict")
                 self.text = gr.Textbox(label="Name, product or remark contains", max_lines=1)
