@@ -13,9 +13,9 @@ Two views of the same forward pass, since each finds what the other misses:
   nearest of a thousand good patches from anywhere, a coreset as in PatchCore (Roth et al., CVPR 2022), counts as much.
 
 Some good photos are seen a second time in other light, blurred or noisy, so that lamp and camera do not count as
-defects. Pooled features move by that more than by most defects: what it changes in them counts several times in their
-covariance, and the whole part can raise the score of its places only halfway. Both views are standardised on good
-images that were left out in turn (5 folds).
+defects. Pooled features move by that more than by most defects, so what it changes in them counts several times in
+their covariance. Both views are standardised on good images that were left out in turn (5 folds); the one that objects
+more decides, since most defects show in one of them alone.
 """
 
 from __future__ import annotations
@@ -177,9 +177,8 @@ class Mahalanobis(Detector):
         return torch.stack((relative[:, :-2].mean(1), relative[:, -2:].mean(1)), 1)
 
     def _joined(self, views: Tensor) -> Tensor:
-        """(B, 2) -> (B,): z-score of the places, or the mean of both where the whole part objects more."""
-        whole, places = ((views - self._centre) / self._spread).unbind(1)
-        return torch.maximum(places, (places + whole) / 2)
+        """(B, 2) -> (B,): z-score of the view that objects more."""
+        return ((views - self._centre) / self._spread).amax(1)
 
     def _state(self) -> dict[str, Tensor]:
         state = {"typical": self._typical, "views": torch.stack((self._centre, self._spread)), "joint": self._joint}
