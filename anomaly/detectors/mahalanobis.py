@@ -12,10 +12,9 @@ Two views of the same forward pass, since each finds what the other misses:
   to place, textures do not. A part that turns or moves has no normal of its own for each place: the distance to the
   nearest of a thousand good patches from anywhere, a coreset as in PatchCore (Roth et al., CVPR 2022), counts as much.
 
-Some good photos are seen a second time in other light, blurred or noisy, so that lamp and camera do not count as
-defects. Pooled features move by that more than by most defects, so what it changes in them counts several times in
-their covariance. Both views are standardised on good images that were left out in turn (5 folds); the one that objects
-more decides, since most defects show in one of them alone.
+A few good photos are seen a second time in other light, blurred or noisy, so that lamp and camera do not count as
+defects. Both views are standardised on good images that were left out in turn (5 folds); the one that objects more
+decides, since most defects show in one of them alone.
 """
 
 from __future__ import annotations
@@ -56,8 +55,7 @@ DRAWN = 12000  # good patches among which they are chosen
 PROJECTED = 64  # dimensions in which they are chosen
 SHOWN = 8  # good photos that are kept, as JPEG, to show beside what is not good
 FOLDS = 5
-DISTURBED = 48  # images that are seen again, disturbed: enough for the few directions in which light moves features
-LAMP = 4  # weight of what light and camera change in pooled features, against what differs between good parts
+DISTURBED = 16  # images that are seen again, disturbed: enough for the few directions in which light moves features
 KEPT = 200  # at most so many images keep their patch features while fitting: 1 MB each at 448 px
 PRIOR = 8  # images' worth of trust in the average variance of all cells, against that of the cell itself
 QUIET = 0.1  # least deviation of a whitened channel: one that good images never woke must not outvote all others
@@ -88,7 +86,7 @@ class Mahalanobis(Detector):
         generator = torch.Generator().manual_seed(self.seed)
         kept, again = _evenly(len(batches), KEPT), _evenly(len(batches), DISTURBED)
         vectors, grids = _features(self.backbone, batches, kept, disturb(batches.take(again), generator), progress)
-        kept_origin = torch.cat((kept, again))
+        origin, kept_origin = torch.cat((torch.arange(len(batches)), again)), torch.cat((kept, again))
         self._patches = _patch_gaussian(grids)
         for grid in grids:
             grid.copy_(_whiten(self._patches, grid))
@@ -96,19 +94,14 @@ class Mahalanobis(Detector):
         self._photos = [encode_jpeg(photo) for photo in shown]
         self._bank, bank_origin = _coreset(grids, kept_origin, generator)
         cells = _cells(grids)
-        moved = [stage[len(batches) :] - stage[again] for stage in vectors]
-        vectors = [stage[: len(batches)] for stage in vectors]
         held_out = []
-        folds = fold_slices(len(kept), FOLDS)
-        for done, fold in enumerate(folds):
-            progress("leave out", done, len(folds))
+        for fold in fold_slices(len(kept), FOLDS):
             out = kept[fold]
-            seen, lit = ~torch.isin(torch.arange(len(batches)), out), ~torch.isin(again, out)
-            whole = [_whitened(stage[seen], change[lit]) for stage, change in zip(vectors, moved)]
+            whole = [_whitened(stage[~torch.isin(origin, out)]) for stage in vectors]
             places = _places(cells[:, ~torch.isin(kept_origin, out)])
             maps = _maps(places, self._bank[~torch.isin(bank_origin, out)], grids[fold])
             held_out.append(_raw(whole, [stage[out] for stage in vectors], maps))
-        self._whole = [_whitened(stage, change) for stage, change in zip(vectors, moved)]
+        self._whole = [_whitened(stage) for stage in vectors]
         self._places = _places(cells)
         raw = torch.cat(held_out)
         self._typical = raw.mean(0).clamp_min(TINY)
@@ -227,11 +220,8 @@ def _features(
             grids.append(grid[kept[(kept >= done) & (kept < done + len(batch))] - done])
             done += len(batch)
             progress("features", done, len(batches))
-        for batch in more.split(16):
-            pooled, grid = _extract(backbone, batch)
-            vectors.append(pooled)
-            grids.append(grid)
-    return [torch.cat(stage) for stage in zip(*vectors)], torch.cat(grids)
+        pooled, grid = _extract(backbone, more)
+    return [torch.cat(stage) for stage in zip(*vectors, pooled)], torch.cat((*grids, grid))
 
 
 @dataclass(frozen=True)
@@ -351,19 +341,13 @@ def _whitening(covariance: Tensor, samples: float) -> Tensor:
     return _inverse_root((1 - shrinkage) * correlation + shrinkage * torch.eye(size), scale)
 
 
-def _whitened(vectors: Tensor, moved: Tensor) -> Gaussian:
-    """Gaussian of pooled vectors (N, C), correlations shrunk after Ledoit and Wolf.
-
-    Args:
-        moved: (M, C) what lamp and camera changed in some of them, which counts as LAMP times as much variation.
-    """
-    x, change = vectors.double(), moved.double()
-    mean = x.mean(0)
-    rows = torch.cat((x - mean, change * (LAMP * len(x) / max(1, len(change))) ** 0.5))
-    scale = (rows.square().sum(0) / len(x)).sqrt()
+def _whitened(vectors: Tensor) -> Gaussian:
+    """Gaussian of pooled vectors (N, C), correlations shrunk after Ledoit and Wolf."""
+    x = vectors.double()
+    mean, scale = x.mean(0), x.std(0)
     scale = scale + 1e-2 * scale.mean() + TINY
-    correlation, _ = ledoit_wolf((rows / scale).numpy(), assume_centered=True)
-    return mean.float(), _inverse_root(torch.from_numpy(correlation) * (len(rows) / len(x)), scale)
+    correlation, _ = ledoit_wolf(((x - mean) / scale).numpy(), assume_centered=True)
+    return mean.float(), _inverse_root(torch.from_numpy(correlation), scale)
 
 
 def _inverse_root(correlation: Tensor, scale: Tensor) -> Tensor:
