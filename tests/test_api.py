@@ -20,7 +20,7 @@ from served import ROOT, ToyInspector, free_port, running_app, toy_site, write_p
 import anomaly
 from anomaly import api, runs, ui
 from anomaly.accounts import OPERATOR, SUPERVISOR, VISITOR, Desk, set_password
-from anomaly.errors import MissingThreshold
+from anomaly.errors import MissingThreshold, UsageError
 from anomaly.handlers.inspect import InspectHandlers
 from anomaly.history import History
 from anomaly.inspection import Inspector
@@ -458,3 +458,12 @@ def test_every_curl_of_the_docs_works(tmp_path):
             if line.endswith("/inspect"):
                 assert said["score"] == pytest.approx(expected.score, abs=1e-6)
     assert len(History(record).entries()) == sum("-u " in line for line in curls())
+
+
+def test_mcp_without_its_package_or_with_a_login_is_refused_before_anything_starts(monkeypatch):
+    monkeypatch.setattr(ui.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"not installed.*gradio\[mcp\]"):
+        ui.serve(mcp=True)
+    monkeypatch.setattr(ui.importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(UsageError, match="exclude each other"):
+        ui.serve(mcp=True, auth=["anna:secret"])

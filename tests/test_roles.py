@@ -24,7 +24,7 @@ PASSWORD, TOKEN = "correct horse", "a-token-of-this-test"
 PRIVATE = "private_part_7731"  # the name of a recorded photo, which no visitor may meet
 SECRET = "kept from visitors 4711"
 FORGED = {"person": {"name": "mallory", "role": SUPERVISOR}}
-EVENTS = {"complete": "process_completed", "error": "unexpected_error", "closed": "close_stream"}
+ENDS = ("process_completed", "unexpected_error", "close_stream")  # after these gradio has no more to say
 
 
 class Plant:
@@ -122,9 +122,17 @@ class Caller:
         with self.client.stream("GET", f"/gradio_api/queue/data?session_hash={self.session}") as stream:
             for line in stream.iter_lines():
                 heard.append(line)
-                if any(f'"msg":"{word}"' in line.replace('": "', '":"') for word in EVENTS.values()):
+                if any(f'"msg":"{word}"' in line for word in ENDS):
                     break
+        self._learn(endpoint, heard[-1])
         return self._keep("\n".join(heard))
+
+    def _learn(self, endpoint: dict, line: str) -> None:
+        """Take over what an answer changes on the page, such as the choices of a list."""
+        output = json.loads(line.removeprefix("data: ")).get("output") or {}
+        for number, value in zip(endpoint["outputs"], output.get("data") or []):
+            if isinstance(value, dict) and value.get("__type__") == "update":
+                self.parts[number]["props"].update(value)
 
     def post(self, url: str, data: list, **more) -> str:
         answer = self.client.post(f"/gradio_api/{url}", json={"data": data, "session_hash": self.session} | more)
@@ -156,11 +164,13 @@ def honest(part: dict, plant: Plant, files: dict) -> object:
     if kind in ("image", "file", "uploadbutton"):
         one = files["image"] if kind == "image" else files["zip"]
         return [one] if props.get("file_count") in ("multiple", "directory") else one
+    number = 1 if props.get("value") is None else props["value"]
     return {
-        "slider": props.get("value"),
-        "number": 1,
+        "slider": number,
+        "number": number,
         "checkbox": True,
         "textbox": None if props.get("label") == "detector" else plant.category,
+        "dropdown": plant.category,
         "gallery": [{"image": files["image"], "caption": None}],
         "imageeditor": {"background": files["image"], "layers": [], "composite": files["image"]},
     }.get(kind)
