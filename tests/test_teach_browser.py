@@ -97,10 +97,10 @@ def test_a_product_is_taught_from_a_zip_refitted_and_brought_back(page, site, tm
     expect(table).to_contain_text("False alarms among them", timeout=WAIT)
     assert runs.open_run(site.runs, "blue_plate", "mahalanobis").weights_sha256 == first.weights_sha256
     table.get_by_role("button", name="Use this version").click()
-    used = page.locator("#teach-versions tr", has_text="in use")
-    expect(used).to_contain_text("20", timeout=WAIT)
+    photos = page.locator("#teach-versions tr", has_text="in use").locator("td").nth(2)
+    expect(photos).to_have_text("20", timeout=WAIT)
     page.locator("#teach-versions").get_by_role("button", name="Use this version").click()
-    expect(used).to_contain_text("14", timeout=WAIT)
+    expect(photos).to_have_text("14", timeout=WAIT)
     assert runs.open_run(site.runs, "blue_plate", "mahalanobis").weights_sha256 == first.weights_sha256
 
 

@@ -95,7 +95,9 @@ class Mahalanobis(Detector):
         self._bank, bank_origin = _coreset(grids, kept_origin, generator)
         cells = _cells(grids)
         held_out = []
-        for fold in fold_slices(len(kept), FOLDS):
+        folds = fold_slices(len(kept), FOLDS)
+        for done, fold in enumerate(folds):
+            progress("leave out", done, len(folds))
             out = kept[fold]
             whole = [_whitened(stage[~torch.isin(origin, out)]) for stage in vectors]
             places = _places(cells[:, ~torch.isin(kept_origin, out)])
