@@ -105,7 +105,8 @@ def _fingerprint(data: Path, ours: bool) -> str:
     if ours:
         files += [*package.rglob("*.py"), *(HERE.parent / "runs" / "_backbones").rglob("*.safetensors")]
     else:
-        files += [package / f"{name}.py" for name in JUDGES]
+        files += [path for name in JUDGES for path in (package / name).rglob("*.py")]
+        files += [path for name in JUDGES if (path := package / f"{name}.py").is_file()]
     seen = hashlib.sha256(str(data).encode())
     for path in sorted(files):
         seen.update(path.read_bytes())

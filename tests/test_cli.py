@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 NAME = "mahalanobis"
 VERBS = (
     *("synth", "train", "calibrate", "tune", "thresholds", "evaluate", "inspect", "list", "bench", "pretrain"),
-    *("record", "review", "serve"),
+    *("record", "review", "serve", "check", "refit", "versions", "passwd"),
 )
 LINE = set(JSON_KEYS)
 FIGURES = {
@@ -158,7 +158,8 @@ def test_train_passes_minutes_and_backbone_on(toy_data, monkeypatch):
 
     def noted(data, category, model, **_):
         seen[model.name] = model
-        return SimpleNamespace(warnings=(), point=SimpleNamespace(fail=1.0, promise=""), figures=None)
+        run = SimpleNamespace(category=CATEGORY, detector=NAME)
+        return SimpleNamespace(run=run, warnings=(), point=SimpleNamespace(fail=1.0, promise=""), figures=None)
 
     monkeypatch.setattr(training, "train", noted)
     options = ("--minutes", 0.5, "--backbone", "efficientnet_lite2")
@@ -376,7 +377,7 @@ def test_serve_passes_its_options_on(tmp_path, monkeypatch):
     options = ("--host", "0.0.0.0", "--port", 7001, "--share", "--auth", "eva:secret")
     places = ("--runs", tmp_path, "--thresholds", tmp_path / "t.json", "--record", tmp_path / "r")
     assert run("serve", *options, *places) == 0
-    assert seen == [("0.0.0.0", 7001, True, ["eva:secret"], tmp_path, tmp_path / "t.json", tmp_path / "r")]
+    assert seen == [("0.0.0.0", 7001, True, ["eva:secret"], tmp_path, tmp_path / "t.json", tmp_path / "r", None, False)]
 
 
 # --- refused: status 2, one line with the remedy, nothing written or lost

@@ -79,9 +79,11 @@ class Desk:
 
     @property
     def end(self) -> float:
-        """Where the axis of scores ends, two digits long: past both limits, all good parts and the weakest defects."""
+        """Where the axis of scores ends, two digits long: past all good parts and the weakest defects, and at twice the
+        limit at least, since too many false alarms are cured by a higher one.
+        """
         weakest = np.quantile(self.defect, FAR) if self.defect.size else 0.0
-        least = ROOM * float(max(self.fail, self.good.max(), weakest))
+        least = max(2 * float(self.fail), ROOM * float(max(self.good.max(), weakest)))
         digits = 1 - math.floor(math.log10(least))
         return round(math.ceil(least * 10**digits) / 10**digits, digits)
 

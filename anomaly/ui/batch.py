@@ -64,7 +64,7 @@ class Room:
         self.ticket = gr.BrowserState(None, storage_key="anomaly-batch")
         self.first = gr.State(0)
         self.clock = gr.Timer(1.0)
-        with gr.Row(elem_id="batch"):
+        with gr.Row(elem_id="batch") as self.room:
             with gr.Column(elem_id="batch-controls"):
                 self._lay_out_controls()
             with gr.Column(elem_id="batch-result"):
@@ -103,7 +103,9 @@ class Room:
 
     def connect(self, app: gr.Blocks) -> None:
         session, ticket = self.session, self.ticket
-        app.load(lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
+        # A product that was taught meanwhile appears when the tab is opened again.
+        listed = [app.load, self.room.parent.select]
+        gr.on(listed, lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
         asked = [session, ticket, self.product]
         self.start.click(self.begin, [*asked, self.files], self.begun, **ONCE)
         self.start_folder.click(self.begin_folder, [*asked, self.folder], self.begun, **ONCE)

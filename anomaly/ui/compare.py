@@ -34,7 +34,7 @@ class Bench:
     def __init__(self, handlers: CompareHandlers):
         self.handlers = handlers
         self.asked = gr.State(Comparison())
-        with gr.Row(elem_id="compare", elem_classes="bench"):
+        with gr.Row(elem_id="compare", elem_classes="bench") as self.room:
             with gr.Column(elem_id="compare-controls"):
                 self.photo = Photo(
                     label="Photo to compare",
@@ -61,7 +61,9 @@ class Bench:
 
     def connect(self, app: gr.Blocks, session: gr.State) -> None:
         asked, result = self.asked, [self.asked, self.sides, self.ranking]
-        app.load(lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
+        # A product that was taught meanwhile appears when the tab is opened again.
+        listed = [app.load, self.room.parent.select]
+        gr.on(listed, lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
         taken = self.photo.input(self.take_photo, [asked, self.photo], [*result, self.photo], **QUICK)
         same = self.inspected.click(self.take_inspected, [asked, session], [*result, self.product], **QUICK)
         chosen = self.product.input(self.choose_product, [asked, self.product], result, **QUICK)

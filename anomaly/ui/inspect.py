@@ -50,7 +50,7 @@ class Bench:
     def __init__(self, handlers: InspectHandlers, session: gr.State):
         self.handlers = handlers
         self.session = session
-        with gr.Row(elem_id="bench", elem_classes="bench"):
+        with gr.Row(elem_id="bench", elem_classes="bench") as self.room:
             with gr.Column(elem_id="controls"):
                 self._lay_out_controls()
             with gr.Column(elem_id="result"):
@@ -117,8 +117,9 @@ class Bench:
     def connect(self, app: gr.Blocks) -> None:
         session, result = self.session, self.result
         offered = [self.hint, self.photo, self.detector, self.examples]
-        # A product that was trained since the start appears when the page is opened again.
-        app.load(lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
+        # A product that was taught meanwhile appears when the tab is opened again.
+        listed = [app.load, self.room.parent.select]
+        gr.on(listed, lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
         for event in (
             self.product.input(self.choose_product, [session, self.product], [*result, *offered], **QUICK),
             self.detector.input(self.choose_detector, [session, self.detector], result, **QUICK),

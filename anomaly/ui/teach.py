@@ -101,21 +101,15 @@ def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
     """Lay the tab out inside the open tab of `app` and connect it."""
     handlers = TeachHandlers(site)
     handlers.sweep()
-    products = [block for block in app.blocks.values() if getattr(block, "elem_id", None) == "product"]
-    School(handlers, session, products).connect()
+    School(handlers, session).connect()
 
 
 class School:
-    """The tab's components, and what each event changes on them.
+    """The tab's components, and what each event changes on them."""
 
-    Args:
-        products: lists of products elsewhere on the page, in which a new one shall appear.
-    """
-
-    def __init__(self, handlers: TeachHandlers, session: gr.State, products: list[gr.Radio]):
+    def __init__(self, handlers: TeachHandlers, session: gr.State):
         self.handlers = handlers
         self.session = session
-        self.products = products
         self.tray = gr.State(None, time_to_live=KEPT)
         self.region = gr.State(None)
         self.seen = gr.State(0)  # repaired pictures that the page shows already: they are large, a tick is not
@@ -130,7 +124,7 @@ class School:
         self.begun += [self.cancel, self.close, self.setup, self.again, self.chosen]
         self.emptied = [self.session, self.tray, self.region, self.photos, self.sum, self.setup, self.again]
         self.emptied += [self.chosen, self.place, self.drawing]
-        self.ticked = [*self.begun, *self.emptied[1:5], self.files, self.versions, self.product, *self.products]
+        self.ticked = [*self.begun, *self.emptied[1:5], self.files, self.versions, self.product]
 
     def _lay_out_controls(self) -> None:
         self.product = gr.Dropdown([("A new product", NEW)], value=NEW, label="Product", elem_id="teach-product")
@@ -341,7 +335,6 @@ class School:
                 self.files: None,
                 self.versions: self._versions(session, category),
                 self.product: gr.update(choices=[("A new product", NEW), *named]),
-                **{block: gr.update(choices=named) for block in self.products},
             }
         )
 

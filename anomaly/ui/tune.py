@@ -37,7 +37,7 @@ class Table:
         self.handlers = handlers
         self.session = session
         self.desk = gr.State(None)
-        with gr.Row(elem_id="tune"):
+        with gr.Row(elem_id="tune") as self.room:
             with gr.Column():
                 self._lay_out_controls()
             with gr.Column():
@@ -81,7 +81,7 @@ class Table:
         drawn = [*moved, self.histogram, self.review, self.fail, self.versions, self.reviewed]
         opened = [*drawn, self.body, self.detector, self.rules, self.sign, self.what_if]
         costs = [self.false_alarm_cost, self.escape_cost]
-        app.load(self.arrive, [session], [self.product, self.who], **QUICK)
+        gr.on([app.load, self.room.parent.select], self.arrive, [session], [self.product, self.who], **QUICK)
         self.rule.input(self.ask, [self.rule], [self.target, self.costs, self.apply], queue=False, **QUICK)
         for event in (
             self.product.input(self.open, [session, self.product], opened, **IN_TURN),
@@ -98,7 +98,7 @@ class Table:
             event.then(self.judge_record, [session, desk], self.what_if, **QUICK)
 
     def arrive(self, session: Session) -> dict:
-        """A product that was trained since the start appears when the page is opened again."""
+        """A product that was taught meanwhile appears when the tab is opened again, all of them once one signs in."""
         if not session.person.may(OPERATOR):
             return {self.product: gr.update(choices=[])}
         return {self.product: gr.update(choices=self.handlers.products(session)), self.who: session.person.name}
