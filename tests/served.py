@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -52,12 +53,14 @@ def running_app(*options: str):
     port = free_port()
     command = [sys.executable, "app.py", "--port", str(port), *options]
     began = time.monotonic()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up and stop the program
+    process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, text=True)
     address = f"http://127.0.0.1:{port}"
     try:
         while True:
             if process.poll() is not None:
-                raise RuntimeError(f"app.py ended with {process.returncode}: {process.stdout.read()}")
+                said.seek(0)
+                raise RuntimeError(f"app.py ended with {process.returncode}: {said.read()}")
             with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
                 break
             if time.monotonic() - began > 120:
@@ -67,6 +70,7 @@ def running_app(*options: str):
     finally:
         process.terminate()
         process.wait(timeout=20)
+        said.close()
 
 
 class ToyInspector:

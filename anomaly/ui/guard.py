@@ -111,7 +111,7 @@ class _Body:
         # Of all exceptions this is the one on which gradio deletes what it has stored so far.
         if self.over:
             raise MultiPartException("Exceeds the maximum allowed size")
-        if message["type"] == "http.disconnect" and self.path.startswith(UPLOAD):
+        if message["type"] == "http.disconnect" and self.path.rstrip("/") == UPLOAD:
             raise MultiPartException("The connection was closed")
         return message
 
