@@ -18,7 +18,7 @@ from anomaly.images import Box, checked_region, crop, natural_key
 from anomaly.thresholds import NEEDS_DEFECTS, OperatingPoint, Thresholds, ledger
 
 HELD_OUT = 0.25  # of the good images: they learn nothing, they set the threshold
-FEW = 30  # good images under which the person is warned
+FEW = 64  # good images under which the person is warned: with 64, castings lose 0.05 of image AUROC against 415
 DEFAULT_TARGET = 0.02
 LEAST = 1e-6  # a limit lies over 0, so that a score can be divided by it
 
