@@ -10,6 +10,8 @@ import pytest
 from served import CHROMIUM, CHROMIUM_ARGS, ROOT, ToyInspector, free_port, toy_site, write_plate
 
 from anomaly import ui
+from anomaly.accounts import Desk
+from anomaly.history import History
 from anomaly.ui import theme
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -31,6 +33,7 @@ DATA = re.compile(
     r"Gray plate|Other plate|plain plate|dark spot|\w+\.png|\d+ ms|plate has no threshold for blind.*"
     r"|\b(good|toy|twin|blind)\b"
 )
+TOKEN = "a-token-of-the-tests"
 AXE = "axe_playwright_python"  # the package that carries the script
 SOURCES = "all => all.map(one => one.src)"
 SCREENS = {"light": (1400, "light"), "dark": (1400, "dark"), "phone": (390, "light"), "dark phone": (390, "dark")}
@@ -39,7 +42,9 @@ SCREENS = {"light": (1400, "light"), "dark": (1400, "dark"), "phone": (390, "lig
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """The page around a toy inspector, served in this process."""
-    app = ui.build_app(toy_site(ToyInspector(tmp_path_factory.mktemp("runs") / "examples")))
+    folder = tmp_path_factory.mktemp("site")
+    site = toy_site(ToyInspector(folder / "runs" / "examples"), History(folder / "record"))
+    app = ui.build_app(site, Desk(token=TOKEN))
     ui._launch(app, "127.0.0.1", free_port(), [])
     yield app
     app.close(verbose=False)
@@ -58,15 +63,16 @@ def visit(app, browser):
     """Open the page as a new person: visit(width=…, color_scheme=…, locale=…)."""
     contexts = []
 
-    def open_page(width=1400, color_scheme="light", locale="en-US"):
+    def open_page(width=1400, color_scheme="light", locale="en-US", staff=False):
         context = browser.new_context(
             viewport={"width": width, "height": 844}, color_scheme=color_scheme, locale=locale, reduced_motion="reduce"
         )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(30_000)
-        page.goto(app.local_url)
+        page.goto(f"{app.local_url}?token={TOKEN}" if staff else app.local_url)
         page.locator("#product input").first.wait_for()
+        playwright.expect(page.get_by_role("tab")).to_have_count(len(ui.TABS) if staff else 2)
         return page
 
     yield open_page
@@ -108,7 +114,7 @@ def violations(page) -> list[str]:
 @pytest.mark.parametrize("screen", SCREENS)
 def test_no_tab_has_a_serious_accessibility_violation(visit, spotted, screen):
     width, scheme = SCREENS[screen]
-    page = visit(width, scheme)
+    page = visit(width, scheme, staff=True)
     inspect(page, spotted)
     page.get_by_role("button", name="Why?").click()
     page.locator("#why img").first.wait_for()
@@ -116,6 +122,7 @@ def test_no_tab_has_a_serious_accessibility_violation(visit, spotted, screen):
     found = {}
     for tab in page.get_by_role("tab").all():
         tab.click()
+        page.wait_for_timeout(1000)  # what a tab asks the server for is there
         found[tab.text_content()] = violations(page)
     assert found and not any(found.values()), json.dumps(found, indent=1)
 
@@ -131,13 +138,14 @@ def test_the_accessibility_check_would_notice(visit):
 
 @browser_only
 def test_every_tab_fits_a_phone(visit, spotted):
-    page = visit(width=390)
+    page = visit(width=390, staff=True)
     inspect(page, spotted)
     compare(page, spotted)
     for tab in page.get_by_role("tab").all():
         box = tab.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["height"] >= 44, tab.text_content()
         tab.click()
+        page.wait_for_timeout(1000)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab.text_content()
 
 
