@@ -166,7 +166,7 @@ def test_enough_images_get_two_percent_and_no_warning(tmp_path):
 
 def test_few_images_are_warned_about(site):
     warnings = teach(site).warnings
-    assert warnings[0].startswith("Only 24 good images") and "30 or more" in warnings[0]
+    assert warnings[0].startswith("Only 24 good images") and "64 or more" in warnings[0]
     assert "support no promise under" in warnings[1]
 
 
