@@ -13,6 +13,7 @@ PACKAGE = ROOT / "anomaly"
 # A room may import only from floors below its own; the rooms of one package may import each other.
 FLOORS = {
     "errors": 0,  # ours, and below everything: any room may refuse
+    "files": 1,
     "regions": 1,
     "render": 1,
     "images": 2,
