@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import json
 import math
-import os
 import secrets
 import threading
 import time
-import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +18,7 @@ from weakref import WeakValueDictionary
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anomaly.errors import AccountsError, Forbidden, NotSignedIn, TooManyTries, UnknownName, UsageError
+from anomaly.files import write_whole
 
 VISITOR, OPERATOR, SUPERVISOR = ROLES = ("visitor", "operator", "supervisor")
 
@@ -95,21 +93,12 @@ class Accounts(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all, readable by its owner alone. Raises AccountsError."""
-        path = Path(os.path.realpath(path))  # a link stays a link
-        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        content = json.dumps(self.model_dump(by_alias=True), indent=1, ensure_ascii=False) + "\n"
         try:
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-                json.dump(self.model_dump(by_alias=True), stream, indent=1, ensure_ascii=False)
-                stream.write("\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(part, path)
+            write_whole(path, content.encode(), mode=0o600)
         except OSError as error:
             problem = f"The account file {path} cannot be written ({error.strerror})"
             raise AccountsError(problem, "Check that its folder is there and may be written to") from error
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
 
 
 def set_password(path: Path, name: str, *, role: str, password: str) -> None:

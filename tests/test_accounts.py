@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import stat
 import threading
 import time
@@ -258,7 +259,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(file, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(accounts.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(AccountsError, match="No space left on device"):
         set_password(file, "otto", role=OPERATOR, password=PASSWORD)
     assert file.read_bytes() == before

@@ -42,7 +42,7 @@ def add(history, inspector, tmp_path):
             replace(inspector.inspect(photo, category="plate"), category=category, **changed), user="a"
         )
         noon = datetime.now().astimezone().replace(hour=12) - timedelta(days=days_ago)
-        with history._open(writing=True) as book:
+        with history.database.open(writing=True) as book:
             moment = noon.astimezone(timezone.utc).isoformat(timespec="seconds")
             book.execute("UPDATE inspections SET at = ? WHERE id = ?", [moment, number])
         if said:

@@ -18,7 +18,8 @@ from anomaly.accounts import OPERATOR, Person
 from anomaly.errors import RecordError, UsageError
 from anomaly.handlers.inspect import InspectHandlers
 from anomaly.handlers.session import Session
-from anomaly.history import History
+from anomaly.history import History, database
+from anomaly.history.database import used_bytes
 from anomaly.images import decode_image
 from anomaly.monitor import Count
 from anomaly.ui import pieces
@@ -47,7 +48,7 @@ def add(inspector, history, tmp_path):
 
 def at(history: History, number: int, moment: str) -> None:
     """Make an entry older."""
-    with history._open(writing=True) as book:
+    with history.database.open(writing=True) as book:
         book.execute("UPDATE inspections SET at = ? WHERE id = ?", [moment, number])
 
 
@@ -171,8 +172,8 @@ def test_where_room_is_short_the_photos_of_least_worth_go_and_all_entries_stay(h
     history.review(judged, said="ok", user="anna")
     names = {number: history.get(number).photo.name for number in (judged, waiting, passed_old, passed)}
     sizes = {name: (history.folder / "photos" / name).stat().st_size for name in names.values()}
-    with history._open() as book:
-        used = room._pages(book)
+    with history.database.open() as book:
+        used = used_bytes(book)
     left = []
     for keep in (3, 2, 1):  # room for so many photos
         history.keep_bytes = used + sum(sorted(sizes.values())[-keep:])
@@ -186,8 +187,8 @@ def test_where_room_is_short_the_photos_of_least_worth_go_and_all_entries_stay(h
 
 def test_a_database_that_is_too_large_loses_its_oldest_entries(history, add):
     numbers = [add(spot) for spot in range(12)]
-    with history._open() as book:
-        history.keep_bytes = room._pages(book) // 2
+    with history.database.open() as book:
+        history.keep_bytes = used_bytes(book) // 2
     history.sweep()
     assert 0 < len(history.numbers()) < 12 and history.numbers()[0] == numbers[-1]
 
@@ -203,7 +204,7 @@ def test_adding_sweeps_now_and_then(history, add, monkeypatch):
 
 def test_a_locked_record_says_so_and_keeps_what_it_has(history, add, monkeypatch):
     add(0)
-    monkeypatch.setattr(room, "WAIT", 0.1)
+    monkeypatch.setattr(database, "WAIT", 0.1)
     other = sqlite3.connect(history.path)
     other.execute("BEGIN EXCLUSIVE")
     try:
@@ -323,7 +324,7 @@ def test_threads_and_processes_begin_and_fill_one_record_together(history):
 
 def test_a_hundred_thousand_entries_stay_quick(history, add):
     add(0)
-    with history._open(writing=True) as book:
+    with history.database.open(writing=True) as book:
         row = dict(book.execute("SELECT * FROM inspections").fetchone())
         del row["id"]
         columns, marks = ", ".join(row), ", ".join("?" * len(row))

@@ -123,7 +123,7 @@ def test_a_spot_check_shows_passed_parts_and_finds_escapes(handlers, desk):
 
 def test_a_deleted_part_is_left_out(handlers, history, desk):
     handlers.lay_out(ANNA, desk)
-    with history._open(writing=True) as book:
+    with history.database.open(writing=True) as book:
         book.execute("DELETE FROM inspections WHERE id IN (4, 5)")
     part = handlers.say(ANNA, desk, 5, "ok")
     assert part.entry.id == 3 and "deleted" in part.note and part.total == 2

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
-import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -15,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from anomaly.errors import MissingThreshold, StaleThreshold, ThresholdError, UsageError
+from anomaly.files import write_whole
 
 _FROM_FILE = "from file"
 
@@ -149,21 +148,12 @@ class Thresholds(Stored):
         Raises:
             ThresholdError: the file cannot be written.
         """
-        path = Path(os.path.realpath(path))  # a link stays a link
-        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        content = json.dumps(self.model_dump(by_alias=True), indent=2, ensure_ascii=False) + "\n"
         try:
-            with part.open("x", encoding="utf-8") as stream:
-                json.dump(self.model_dump(by_alias=True), stream, indent=2, ensure_ascii=False)
-                stream.write("\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(part, path)
+            write_whole(path, content.encode())
         except OSError as error:
             problem = f"{path} cannot be written ({error.strerror})"
             raise ThresholdError(problem, "Check that its folder is there and may be written to") from error
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
 
     def find(self, category: str, detector: str) -> OperatingPoint | None:
         """The stored operating point, whatever weights it was set for."""

@@ -1,0 +1,175 @@
+"""Verbs that judge photos, show the inspection record and put a person's word on it."""
+
+from __future__ import annotations
+
+import csv
+import getpass
+import json
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anomaly.cli.options import BOOK, RECORD, RUNS, Active, Book, JsonLines, Progress, Record, Runs
+from anomaly.errors import ArchiveError, ImageError, RecordError, UsageError
+
+if TYPE_CHECKING:
+    from anomaly.history import History
+
+
+def inspect(
+    path: Annotated[list[Path], typer.Argument(help="photos, folders of photos, or ZIPs of photos")],
+    category: Annotated[
+        str, typer.Option("--category", help="name of the product; by-folder: the folder of each photo names it")
+    ],
+    detector: Active = None,
+    json_lines: JsonLines = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="write predict_summary.csv here")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for pictures and predict_summary.csv")] = None,
+    report_file: Annotated[Path | None, typer.Option("--report", help="write a report here, .html or .pdf")] = None,
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """Judge photos. A photo that cannot be read is reported and the rest go on."""
+    from anomaly.handlers.photos import BY_FOLDER, gather, judge, refuse_auto, refused
+    from anomaly.inspection import Inspector
+    from anomaly.report import ERROR, Results, write_summary, write_visualization
+    from anomaly.report.document import check_suffix, write_report
+    from anomaly.runs import names
+
+    refuse_auto(category)
+    if report_file:
+        check_suffix(report_file)
+    inspector, known = Inspector(runs=runs, thresholds=thresholds), names(runs)
+    with tempfile.TemporaryDirectory(prefix="anomaly-") as scratch, Progress("inspect") as progress:
+        results = Results(Path(scratch) / "results")
+        total, photos = gather(path, Path(scratch) / "unpacked", deep=category == BY_FOLDER)
+        for photo in photos:
+            name = str(photo.given.parent / photo.name)
+            try:
+                row, found = judge(inspector, photo, category, detector, known=known, name=name)
+            except (ImageError, ArchiveError) as error:
+                row, found = refused(error, photo, category, detector, name=name), None
+            # A picture that cannot be written is no fault of the photo.
+            picture = str(write_visualization(found, out)) if out and found else ""
+            results.add(row | {"visualization": picture}, found if report_file else None)
+            print(json.dumps(row) if json_lines else _line(row), flush=True)
+            progress("inspect", len(results), total)
+        for target in filter(None, (csv_file, out and out / "predict_summary.csv")):
+            write_summary(results.rows(), target)
+        if report_file:
+            write_report(results, report_file, book=thresholds, by="the command line")
+    if failed := results.counts[ERROR]:
+        print(
+            f"{failed} of {len(results)} files could not be judged; their lines say why and what to do.",
+            file=sys.stderr,
+        )
+    raise typer.Exit(1 if results.counts["ANOMALY"] else 2 if failed else 0)
+
+
+def show_record(
+    category: Annotated[str | None, typer.Option("--category", help="of this product only")] = None,
+    verdict: Annotated[list[str] | None, typer.Option("--verdict", help="OK, REVIEW, ANOMALY; may be repeated")] = None,
+    said: Annotated[
+        list[str] | None, typer.Option("--said", help="by a person: ok, defect, unsure, nothing; may be repeated")
+    ] = None,
+    since: Annotated[str, typer.Option("--since", help="day or time, like 2026-11-22, in local time")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="entries at most, the newest")] = 1000,
+    daily: Annotated[bool, typer.Option("--daily", help="figures of each product and day instead of entries")] = False,
+    json_lines: JsonLines = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="write the lines here as CSV")] = None,
+    record: Record = RECORD,
+) -> None:
+    """What was inspected, and what people said of it: the newest entries, or daily figures."""
+    from anomaly.monitor import daily as by_day
+
+    _one_of("--verdict", verdict, ("OK", "REVIEW", "ANOMALY"))
+    _one_of("--said", said, ("ok", "defect", "unsure", "nothing"))
+    history, since = _existing(record), _in_utc(since)
+    if daily:
+        lines = by_day(history.counts(category=category, since=since))
+    else:
+        words = [None if word == "nothing" else word for word in said or ()]
+        found = history.entries(category=category, verdicts=verdict or (), said=words, since=since, limit=limit)
+        lines = [one.to_json() for one in found]
+    if csv_file:
+        _write_csv(lines, csv_file)
+    for line in lines:
+        print(json.dumps(line) if json_lines else _daily_line(line) if daily else _entry_line(line))
+
+
+def review(
+    number: Annotated[int, typer.Argument(help="of the entry, as `record` shows it")],
+    said: Annotated[str, typer.Argument(help="ok, defect or unsure")],
+    defect_type: Annotated[str, typer.Option("--type", help="of the defect")] = "",
+    user: Annotated[str | None, typer.Option("--user", help="who says so; default: who is logged in")] = None,
+    record: Record = RECORD,
+) -> None:
+    """Put on record what a person says of an inspected part."""
+    history = _existing(record)
+    history.review(number, said=said, user=user or getpass.getuser(), defect_type=defect_type)
+    print(_entry_line(history.get(number).to_json()))
+
+
+def _line(row: dict) -> str:
+    if row["error"]:
+        return f"{'ERROR':8} {row['path']}: {row['error']}"
+    facts = (
+        f"{row['verdict']:8} {row['path']}: score {row['score']:.4g}, {row['level']:.2f} of the limit, "
+        f"{len(row['regions'])} region(s), {row['milliseconds']:.0f} ms"
+    )
+    return ". ".join((facts, *row["capture"]))
+
+
+def _existing(folder: Path) -> History:
+    from anomaly.history import History
+
+    history = History(folder)
+    if not history.path.exists():
+        raise RecordError(f"There is no inspection record in {folder}", "Name the folder that the app was started with")
+    return history
+
+
+def _one_of(option: str, given: list[str] | None, known: tuple[str, ...]) -> None:
+    for word in given or ():
+        if word not in known:
+            raise UsageError(f"{option} {word} is not known", f"Use {', '.join(known)}")
+
+
+def _in_utc(text: str) -> str:
+    """A day or time of this place as ISO 8601 in UTC; "" stays "", the beginning."""
+    try:
+        return datetime.fromisoformat(text).astimezone(timezone.utc).isoformat(timespec="seconds") if text else ""
+    except ValueError:
+        raise UsageError(f"--since {text} is no date", "Write it like 2026-11-22 or 2026-11-22T14:30") from None
+
+
+def _write_csv(lines: list[dict], path: Path) -> None:
+    """One row a line; lists stay JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(lines[0] if lines else ())
+        for line in lines:
+            writer.writerow(json.dumps(value) if isinstance(value, list) else value for value in line.values())
+
+
+def _entry_line(line: dict) -> str:
+    person = f", {line['reviewer']} said {line['said']} {line['defect_type']}".rstrip() if line["said"] else ""
+    return (
+        f"{line['id']:6} {line['at'][:16]} {line['category']:16} {line['verdict']:8} {line['file']}: "
+        f"score {line['score']:.4g}, limit {line['threshold']:.4g}{person}"
+    )
+
+
+def _daily_line(line: dict) -> str:
+    low, high = (100 * end for end in line["failed_interval"])
+    return (
+        f"{line['day']} {line['category']:16} {line['inspected']:6} inspected, {line['failed']} ANOMALY "
+        f"({low:.1f}-{high:.1f}%), {line['review']} REVIEW, {line['objected']} photos objected to, "
+        f"{line['false_alarms']} of {line['alarms_judged']} false alarms, "
+        f"{line['escapes']} of {line['ok_judged']} escapes"
+    )
