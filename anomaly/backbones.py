@@ -98,8 +98,7 @@ class Backbone(nn.Module):
 def create(name: str) -> nn.Module:
     """An architecture with random weights, as a timm feature pyramid. Raises UnknownName."""
     recipe = _recipe(name)
-    location = {"feature_location": "expansion"} if name.startswith("efficientnet") else {}
-    return timm.create_model(recipe.timm_name, pretrained=False, features_only=True, **location)
+    return timm.create_model(recipe.timm_name, pretrained=False, features_only=True)
 
 
 def untrained(name: str, *, seed: int = 0) -> Backbone:

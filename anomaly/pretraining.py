@@ -83,6 +83,7 @@ def pretrain(
     *,
     name: str = backbones.DEFAULT,
     settings: Settings = Settings(),
+    start: Path | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> None:
     """Distil EfficientNet-Lite2 into `name` on every image below `folders`, and write the weights to `out`.
@@ -91,6 +92,7 @@ def pretrain(
 
     Args:
         folders: read recursively.
+        start: folder of the weights to begin with; by default seeded random ones.
         progress: called with (step, steps, loss).
     Raises:
         TooFewImages: fewer than 50 images; BackboneError: the teacher's package is missing.
@@ -102,7 +104,10 @@ def pretrain(
     teacher = backbones.load("efficientnet_lite2").to(device)
     sample = [_crops(images, settings, generator).to(device) for _ in range(12)]
     targets = Targets(teacher, sample)
-    student = backbones.untrained(name, seed=settings.seed).train().requires_grad_(True).to(device)
+    student = backbones.untrained(name, seed=settings.seed)
+    if start:
+        student.trunk.load_state_dict(backbones.read_weights(start))
+    student.train().requires_grad_(True).to(device)
     heads = nn.ModuleList(_head(a, b) for a, b in zip(student.channels, teacher.channels)).to(device)
     model = nn.ModuleList([student, heads])
     kernels = [p for name, p in student.named_parameters() if ".mlp." in name and p.ndim == 4]
