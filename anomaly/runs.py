@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
+import os
 import platform
 import shutil
 import time
@@ -251,6 +253,24 @@ def writing(target: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
         problem = f"{target} cannot be written ({reason}), and nothing was changed"
         raise CannotSave(problem, "Check that the disk has room and the folder may be written to") from error
+
+
+@contextmanager
+def alone(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Keep other threads and processes that ask for the same folder out; ends with the process in whatever way.
+
+    Gives False, and keeps nobody out, where another is in there and this one does not wait.
+    """
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except BlockingIOError:
+            held = False
+        yield held
+    finally:
+        os.close(place)
 
 
 def _remove(path: Path) -> None:
