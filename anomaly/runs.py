@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from anomaly.capture import Profile
 from anomaly.detectors.base import MANIFEST, SCHEMA, WEIGHTS, Detector
 from anomaly.errors import BrokenRun, CannotSave, UnknownName, UsageError
 from anomaly.images import Box, checked_region, list_images
+from anomaly.thresholds import Thresholds, ledger
 
 CALIBRATION, METRICS, HISTORY, CATEGORY, EXAMPLES = (
     "calibration.json",
@@ -102,8 +102,7 @@ def save(root: Path, category: str, detector: Detector, *, origin: dict, calibra
                 writer.writerows(detector.history())
         about = json.loads((part / MANIFEST).read_text())
         versions = {"anomaly": __version__, "python": platform.python_version(), "torch": torch.__version__}
-        made = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        _seal(part, about | {"category": category, "made": made, "versions": versions, **origin})
+        _seal(part, about | {"category": category, "made": ledger.now(), "versions": versions, **origin})
     return _read(root / category / detector.name)
 
 
@@ -169,6 +168,11 @@ def names(root: Path) -> dict[str, tuple[str, ...]]:
         if inner:
             found[folder.name] = inner
     return found
+
+
+def meant(root: Path, book: Thresholds, category: str) -> str:
+    """The detector that judges a category where none is named; "" where nothing is trained."""
+    return book.active(category) or next(iter(names(root).get(category, ())), "")
 
 
 def describe(root: Path, category: str) -> dict:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anomaly import dataset, detectors, runs, training, versions
+from anomaly.archives import harmless
 from anomaly.detectors.base import Detector, Progress
 from anomaly.errors import TooFewImages, UsageError
 from anomaly.images import SUFFIXES
@@ -191,7 +192,7 @@ def _take(photos: Iterable[tuple[str, Path]], folder: Path) -> None:
     with runs.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, path in photos:
-            plain = re.sub(r"[^\w.-]", "_", name.replace("/", "-")).lstrip(".-_")[-LONGEST_NAME:] or "photo"
+            plain = harmless(name.replace("/", "-"))
             if not plain.lower().endswith(SUFFIXES):
                 plain += ".jpg"  # photos are read by content; the suffix only makes the file one of them
             # In front: neighbouring photos are known by the number at the end of the name.

@@ -235,6 +235,13 @@ def test_stop_keeps_what_is_learned_and_it_is_calibrated():
     assert detector.score(painted(20)[0]).score > detector.score(plate(20)).score
 
 
+def test_a_photo_with_a_long_name_is_learned_like_any_other(photos, root, book):
+    long = "x" * 40 + "." + "y" * 55 + ".png"  # its last 60 characters alone would be the name of a hidden file
+    given = [(long, photos[0]), *named(photos[1:])]
+    teaching.teach(given, "plate", {"title": "Plate", "kind": "object"}, [small()], **place(root, book))
+    assert runs.open_run(root, "plate", NAME).manifest["data"]["good_images"] == len(photos)
+
+
 def test_cancel_leaves_nothing(photos, root, book):
     def cancel(stage, done, total):
         if stage == "score":  # all is learned, the limit is being set
