@@ -150,12 +150,16 @@ def _in_utc(text: str) -> str:
 
 
 def _write_csv(lines: list[dict], path: Path) -> None:
-    """One row a line; lists stay JSON."""
+    """One row a line; lists stay JSON, and no name of a file a formula."""
+    from anomaly.report import no_formula
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(lines[0] if lines else ())
         for line in lines:
+            if "file" in line:
+                line = line | {"file": no_formula(line["file"])}
             writer.writerow(json.dumps(value) if isinstance(value, list) else value for value in line.values())
 
 

@@ -122,12 +122,12 @@ def write_summary(rows: Iterable[dict], path: Path) -> None:
         writer.writerow(COLUMNS)
         for row in rows:
             prediction = row["verdict"] or ERROR
-            place = (row.get("visualization", ""), _no_formula(row["path"]))
+            place = (row.get("visualization", ""), no_formula(row["path"]))
             said = "; ".join(row["capture"])
             writer.writerow((row["category"], row["score"], row["threshold"], prediction, *place, said))
 
 
-def _no_formula(name: str) -> str:
+def no_formula(name: str) -> str:
     """The same place in a way that no spreadsheet takes for a formula: the sender chose the name."""
     return f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
 
