@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import hmac
 import json
@@ -99,6 +100,14 @@ class Accounts(BaseModel):
         except OSError as error:
             problem = f"The account file {path} cannot be written ({error.strerror})"
             raise AccountsError(problem, "Check that its folder is there and may be written to") from error
+
+
+def user() -> str:
+    """Who is logged in on this machine."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under an id without a name
+        return "unknown"
 
 
 def set_password(path: Path, name: str, *, role: str, password: str) -> None:

@@ -25,6 +25,7 @@ MAX_FILE = 64 * 2**20  # bytes: the largest photo that is read has 50 megapixels
 MAX_TOTAL = 8 * 2**30
 RATIO = 100  # photos hardly shrink in a ZIP: a thousandfold is a bomb
 FREE = 64 * 2**20  # bytes that any ZIP may unpack to, so that a few plain bitmaps, which do shrink, are no bomb
+LONGEST = 60  # characters of a file as it is kept
 TABLE = MAX_FILES * 2**10  # bytes of a table of contents; Python's reader takes it into memory as a whole
 
 _CHUNK = 2**20
@@ -81,7 +82,7 @@ def unpack(archive: Path, folder: Path) -> Iterator[Unpacked]:
     with _Book(archive) as book:
         for number, entry in enumerate(book.files):
             name = _shown(entry.filename)
-            target = folder / f"{number:06d}" / _harmless(name)
+            target = folder / f"{number:06d}" / harmless(name.rsplit("/", 1)[-1])
             reason = _objection(entry)
             if reason:
                 yield Unpacked(
@@ -214,6 +215,6 @@ def _shown(name: str) -> str:
     return "".join(c if c.isprintable() else "_" for c in name.replace("\\", "/"))[-240:]
 
 
-def _harmless(name: str) -> str:
-    """The last part of a name as one that any disk takes and no program reads as a path."""
-    return re.sub(r"[^\w.-]", "_", name.rsplit("/", 1)[-1]).lstrip(".-")[-60:] or "file"
+def harmless(name: str) -> str:
+    """The end of a name as one that any disk takes and no program reads as a path, an option or a hidden file."""
+    return re.sub(r"[^\w.-]", "_", name)[-LONGEST:].lstrip(".-") or "file"

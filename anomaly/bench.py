@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from anomaly import backbones, detectors, synthetic
+from anomaly.detectors.base import Progress
 from anomaly.errors import UnknownName
 from anomaly.images import read_image, stretch, write_image
 from anomaly.inspection import Inspector
@@ -23,7 +24,7 @@ FIT_IMAGES = 400
 PHOTO = 1024  # side in pixels of the JPEG that is inspected
 
 
-def bench(*, root: Path, book: Path, progress: Callable[[str, int, int], None] | None = None) -> dict:
+def bench(*, root: Path, book: Path, progress: Progress | None = None) -> dict:
     """Measure the first trained `mahalanobis` run of `root`, on a good example of its own.
 
     Returns:
@@ -81,9 +82,7 @@ def _throughput(backbone: backbones.Backbone, size: int) -> float:
     return round(8 / statistics.median(seconds[2:]), 1)
 
 
-def _fit(
-    part: np.ndarray, backbone: backbones.Backbone, size: int, progress: Callable[[str, int, int], None] | None
-) -> dict:
+def _fit(part: np.ndarray, backbone: backbones.Backbone, size: int, progress: Progress | None) -> dict:
     rng = np.random.default_rng(0)
     images = [np.clip(part + rng.normal(0, 4, part.shape), 0, 255).astype(np.uint8) for _ in range(FIT_IMAGES)]
     batches = [torch.rand(16, 3, size, size) for _ in range(2)]

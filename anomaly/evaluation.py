@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +12,7 @@ import torch
 
 from anomaly import metrics
 from anomaly.dataset import LazyImages, Sample, read_mask
-from anomaly.detectors.base import Detector, topk_mean
+from anomaly.detectors.base import Detector, Progress, topk_mean
 from anomaly.errors import DatasetError
 from anomaly.images import resize_map
 
@@ -35,9 +35,7 @@ class Judged:
         return np.array([sample.label for sample in self.samples])
 
 
-def judge(
-    detector: Detector, samples: Sequence[Sample], *, progress: Callable[[str, int, int], None] | None = None
-) -> Judged:
+def judge(detector: Detector, samples: Sequence[Sample], *, progress: Progress | None = None) -> Judged:
     """Score every sample. `seconds` is the time for all of it, reading the files included."""
     scores, peaks, maps = [], [], []
     began = time.perf_counter()

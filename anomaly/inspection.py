@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly import runs
+from anomaly import render, runs
 from anomaly.detectors.base import MANIFEST, Detector, Explanation
 from anomaly.errors import UsageError
 from anomaly.images import crop, read_image, resize_map, shrink, stretch
@@ -73,6 +73,10 @@ class Inspection:
     @property
     def level(self) -> float:
         return self.score / self.threshold
+
+    def heat(self) -> np.ndarray:
+        """(h, w, 3) uint8 RGB: the preview under its map, with the outlines of the defects."""
+        return render.overlay(self.preview, self.map, self.pixel_threshold, pixel_threshold=self.pixel_threshold)
 
     def to_json(self) -> dict:
         """One line of `python -m anomaly inspect --json`."""
@@ -211,7 +215,7 @@ class Inspector:
         """Detector, its run and operating point, checked to belong together."""
         book = Thresholds.load(self._book)
         if detector is None:
-            detector = book.active(category) or next(iter(runs.names(self._root).get(category, ())), "")
+            detector = runs.meant(self._root, book, category)
         run = runs.open_run(self._root, category, detector)
         point = book.get(category, detector, weights_sha256=run.weights_sha256)
         stamp = (run.folder / MANIFEST).stat().st_mtime_ns  # a run that was trained anew is read anew

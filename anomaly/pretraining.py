@@ -25,6 +25,7 @@ from anomaly import backbones, detectors
 from anomaly.corrupt import corrupt
 from anomaly.dataset import LazyImages
 from anomaly.descent import Descent
+from anomaly.detectors.base import Progress
 from anomaly.errors import TooFewImages
 from anomaly.images import SUFFIXES, read_image, shrink
 
@@ -154,7 +155,7 @@ def pretrain_repair(
     out: Path,
     *,
     settings: Settings = Settings(),
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Train the start weights of `unet`: one network that repairs simulated defects on all images below `folders`.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
+import os
 import platform
 import shutil
 import time
@@ -11,7 +13,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from anomaly.capture import Profile
 from anomaly.detectors.base import MANIFEST, SCHEMA, WEIGHTS, Detector
 from anomaly.errors import BrokenRun, CannotSave, UnknownName, UsageError
 from anomaly.images import Box, checked_region, list_images
+from anomaly.thresholds import Thresholds, ledger
 
 CALIBRATION, METRICS, HISTORY, CATEGORY, EXAMPLES = (
     "calibration.json",
@@ -100,8 +102,7 @@ def save(root: Path, category: str, detector: Detector, *, origin: dict, calibra
                 writer.writerows(detector.history())
         about = json.loads((part / MANIFEST).read_text())
         versions = {"anomaly": __version__, "python": platform.python_version(), "torch": torch.__version__}
-        made = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        _seal(part, about | {"category": category, "made": made, "versions": versions, **origin})
+        _seal(part, about | {"category": category, "made": ledger.now(), "versions": versions, **origin})
     return _read(root / category / detector.name)
 
 
@@ -167,6 +168,11 @@ def names(root: Path) -> dict[str, tuple[str, ...]]:
         if inner:
             found[folder.name] = inner
     return found
+
+
+def meant(root: Path, book: Thresholds, category: str) -> str:
+    """The detector that judges a category where none is named; "" where nothing is trained."""
+    return book.active(category) or next(iter(names(root).get(category, ())), "")
 
 
 def describe(root: Path, category: str) -> dict:
@@ -251,6 +257,24 @@ def writing(target: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
         problem = f"{target} cannot be written ({reason}), and nothing was changed"
         raise CannotSave(problem, "Check that the disk has room and the folder may be written to") from error
+
+
+@contextmanager
+def alone(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Keep other threads and processes that ask for the same folder out; ends with the process in whatever way.
+
+    Gives False, and keeps nobody out, where another is in there and this one does not wait.
+    """
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except BlockingIOError:
+            held = False
+        yield held
+    finally:
+        os.close(place)
 
 
 def _remove(path: Path) -> None:

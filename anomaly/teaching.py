@@ -5,16 +5,15 @@ As long as anything is missing, nothing of it can be seen; what a killed trainin
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anomaly import dataset, detectors, runs, training, versions
+from anomaly.archives import harmless
 from anomaly.detectors.base import Detector, Progress
 from anomaly.errors import TooFewImages, UsageError
 from anomaly.images import SUFFIXES
@@ -117,6 +116,7 @@ def refit(
     if not photos:
         raise TooFewImages(f"No new photo of '{category}' was given", "Add photos of good parts")
     with _workshop(root) as shop:
+        before = old.load_detector()  # now: when the training is done, another version may stand in its place
         folder = shop / category / PHOTOS
         _take([(path.name, path) for path in kept_photos(root, old)], folder)
         _take(photos, folder)
@@ -124,8 +124,8 @@ def refit(
         inner = shop / versions.BOOK
         outcome = training.train(shop, category, model, root=shop, book=inner, before=old, progress=progress)
         sides = versions.compare(
-            (old, point),
-            (outcome.run, outcome.point),
+            (before, point),
+            (outcome.run.load_detector(), outcome.point),
             good=_unseen(shop / category, old, outcome.run),
             defects=defects,
             progress=lambda stage, done, total: progress("compare", done, total),
@@ -165,38 +165,26 @@ def sweep(root: Path) -> None:
     """Clear away what killed trainings left, unless another process trains right now."""
     if root.is_dir():
         runs.sweep(root)
-        lock = _lock(root)
-        if lock is not None:
-            shutil.rmtree(root / WORKSHOP, ignore_errors=True)
-            os.close(lock)
+        with runs.alone(root, wait=False) as held:
+            if held:
+                shutil.rmtree(root / WORKSHOP, ignore_errors=True)
 
 
 @contextmanager
 def _workshop(root: Path) -> Iterator[Path]:
     """A hidden folder to train in, one at a time for all processes; it vanishes in the end with what is left in it."""
-    with runs.writing(root):
-        root.mkdir(parents=True, exist_ok=True)
-        lock = _lock(root)
-    if lock is None:
-        raise UsageError("Another training is running on this server", "Wait until it is done, or stop it")
     shop = root / WORKSHOP
-    try:
-        shutil.rmtree(shop, ignore_errors=True)
-        yield shop
-    finally:
-        shutil.rmtree(shop, ignore_errors=True)
-        os.close(lock)
-
-
-def _lock(root: Path) -> int | None:
-    """A lock on the folder, which the system lifts when its process ends in whatever way; None when it is taken."""
-    lock = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
+    with ExitStack() as stack:
+        with runs.writing(root):
+            root.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(runs.alone(root, wait=False))
+        if not held:
+            raise UsageError("Another training is running on this server", "Wait until it is done, or stop it")
+        try:
+            shutil.rmtree(shop, ignore_errors=True)
+            yield shop
+        finally:
+            shutil.rmtree(shop, ignore_errors=True)
 
 
 def _take(photos: Iterable[tuple[str, Path]], folder: Path) -> None:
@@ -204,7 +192,7 @@ def _take(photos: Iterable[tuple[str, Path]], folder: Path) -> None:
     with runs.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, path in photos:
-            plain = re.sub(r"[^\w.-]", "_", name.replace("/", "-")).lstrip(".-_")[-LONGEST_NAME:] or "photo"
+            plain = harmless(name.replace("/", "-"))
             if not plain.lower().endswith(SUFFIXES):
                 plain += ".jpg"  # photos are read by content; the suffix only makes the file one of them
             # In front: neighbouring photos are known by the number at the end of the name.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly import dataset, evaluation, runs, thresholds
+from anomaly.accounts import user
 from anomaly.capture import Profile
 from anomaly.detectors.base import Detector, Progress
 from anomaly.errors import DatasetError, TooFewImages, UsageError
@@ -109,7 +109,7 @@ def _split(good: Sequence[Path], folder: Path, seed: int, before: runs.Run | Non
 
 def photos_for(target: float) -> int:
     """About how many good photos it takes to promise so few false alarms: the inverse of `supported_target`."""
-    return math.ceil((math.ceil(1 / target - 1e-9) - 1) / HELD_OUT)
+    return math.ceil(thresholds.needed_for(target) / HELD_OUT)
 
 
 def supported_target(held_out: int) -> float:
@@ -156,9 +156,8 @@ def calibrate(
             kind: [entry for entry in run.calibration[kind] if not entry["file"].startswith("test/")] + more
             for kind, more in entries.items()
         }
-        run = runs.update(
-            run, calibration=run.calibration | found, metrics={}
-        )  # the old figures counted images that now choose
+        # The old figures counted images that now choose.
+        run = runs.update(run, calibration=run.calibration | found, metrics={})
     why = why or f"calibrate --rule {rule}"
     return _operate(run, rule, target, book, costs=costs, why=why, started_from=started_from)
 
@@ -254,11 +253,3 @@ def _warnings(good: Sequence[Path], point: OperatingPoint) -> tuple[str, ...]:
     if point.review == LEAST:
         found.append("So few held-out images leave every part under the limit to REVIEW")
     return tuple(found)
-
-
-def user() -> str:
-    """Who is logged in on this machine."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container may run under an id without a name
-        return "unknown"

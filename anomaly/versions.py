@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,8 +20,8 @@ import numpy as np
 
 from anomaly import dataset, evaluation, runs
 from anomaly.dataset import Sample
-from anomaly.detectors.base import Progress
-from anomaly.errors import AnomalyError, BrokenRun, UnknownName, UsageError
+from anomaly.detectors.base import Detector, Progress
+from anomaly.errors import AnomalyError, BrokenRun, ThresholdError, UnknownName, UsageError
 from anomaly.runs import Run
 from anomaly.thresholds import OperatingPoint, Thresholds, ledger
 
@@ -65,29 +66,33 @@ class Version:
 
 def listed(root: Path, book: Path, category: str) -> list[Version]:
     """Every version of a category: those in place first, then the others, newest first. Damaged ones are left out."""
-    found = [_version(root, book, category, name, "") for name in runs.names(root).get(category, ())]
+    found = _versions(root, Thresholds.load(book), category, "")
     folder = root / category / VERSIONS
     for plant in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else ():
-        for name in runs.names(plant).get(category, ()):
-            found.append(_version(plant, plant / BOOK, category, name, plant.name))
-    return [one for one in found if one is not None]
+        with suppress(ThresholdError):
+            found += _versions(plant, Thresholds.load(plant / BOOK), category, plant.name)
+    return found
 
 
-def _version(root: Path, book: Path, category: str, detector: str, stamp: str) -> Version | None:
-    try:
-        run = runs.open_run(root, category, detector)
-        entry = Thresholds.load(book).categories.get(category)
-        compared = json.loads((root / COMPARISON).read_text()) if stamp and (root / COMPARISON).is_file() else {}
-        sides = {name: Side(**values) for name, values in compared.items()}
-    except (BrokenRun, ValueError, TypeError):
-        return None
-    point = entry.detectors.get(detector) if entry else None
-    return Version(run, stamp, point if point and point.weights_sha256 == run.weights_sha256 else None, **sides)
+def _versions(root: Path, book: Thresholds, category: str, stamp: str) -> list[Version]:
+    """One of each detector, except damaged ones."""
+    found = []
+    for detector in runs.names(root).get(category, ()):
+        try:
+            run = runs.open_run(root, category, detector)
+            compared = json.loads((root / COMPARISON).read_text()) if stamp and (root / COMPARISON).is_file() else {}
+            sides = {name: Side(**values) for name, values in compared.items()}
+        except (BrokenRun, ValueError, TypeError):
+            continue
+        point = book.find(category, detector)
+        known = point if point and point.weights_sha256 == run.weights_sha256 else None
+        found.append(Version(run, stamp, known, **sides))
+    return found
 
 
 def compare(
-    old: tuple[Run, OperatingPoint],
-    new: tuple[Run, OperatingPoint],
+    old: tuple[Detector, OperatingPoint],
+    new: tuple[Detector, OperatingPoint],
     *,
     good: Sequence[Path],
     defects: Sequence[Path],
@@ -96,8 +101,8 @@ def compare(
     """Both versions on the same photos, each by its own limit: {"old": …, "new": …}."""
     samples = [Sample(path, dataset.GOOD) for path in good] + [Sample(path, "defect") for path in defects]
     return {
-        name: _side(evaluation.judge(run.load_detector(), samples, progress=progress), point)
-        for name, (run, point) in {"old": old, "new": new}.items()
+        name: _side(evaluation.judge(detector, samples, progress=progress), point)
+        for name, (detector, point) in {"old": old, "new": new}.items()
     }
 
 
@@ -117,16 +122,18 @@ def _side(judged: evaluation.Judged, point: OperatingPoint) -> Side:
 def keep(plant: Path, root: Path, category: str, sides: dict[str, Side]) -> str:
     """Put a trained plant among the versions of a category; gives its stamp."""
     stamp = _stamp()
-    with runs.writing(root / category / VERSIONS):
+    with runs.writing(root / category / VERSIONS), runs.alone(root / category):
         (plant / COMPARISON).write_text(json.dumps({name: asdict(side) for name, side in sides.items()}) + "\n")
         (root / category / VERSIONS).mkdir(exist_ok=True)
         plant.rename(root / category / VERSIONS / stamp)
-    _prune(root, category)
+        _prune(root, category)
     return stamp
 
 
 def activate(root: Path, book: Path, category: str, stamp: str, detector: str, *, by: str) -> None:
     """Let a version judge from now on, with its own limit; the one that judged until now becomes a version.
+
+    One at a time for all processes: a limit must not meet the weights of another version.
 
     Args:
         by: who signs for it in threshold.json.
@@ -134,41 +141,43 @@ def activate(root: Path, book: Path, category: str, stamp: str, detector: str, *
         UnknownName: no such version; UsageError: it looks at another region than the category does now.
         MissingThreshold, StaleThreshold: it has no limit of its own; CannotSave: the disk does not take it.
     """
-    plant, current = _plant(root, category, stamp, detector), root / category / detector
-    new = runs.open_run(plant, category, detector)
-    point = Thresholds.load(plant / BOOK).get(category, detector, weights_sha256=new.weights_sha256)
-    if new.region != runs.region(root, category):
-        problem = f"The version {stamp} looks at another region of the photos than '{category}' does now"
-        raise UsageError(problem, "Refit the product instead")
-    retired = root / category / VERSIONS / _stamp()
-    try:
-        with runs.writing(current):
-            _retire(root, book, category, detector, retired)
-            _add_photos(plant / category / PHOTOS, root / category / PHOTOS)
-        _put(new.folder, current)
-    except AnomalyError:
-        shutil.rmtree(retired, ignore_errors=True)
-        raise
-    try:
-        point = ledger.signed(point, who=by, why=f"version {stamp} was made active")
-        ledger.save(book, category, detector, point)
-    except AnomalyError:
-        _put(retired / category / detector, current)
-        shutil.rmtree(retired)
-        raise
-    shutil.rmtree(plant / category / detector)
-    if not runs.names(plant):
-        shutil.rmtree(plant)
-    _prune(root, category)
+    _plant(root, category, stamp, detector)  # refused before there is anything to wait for
+    with runs.alone(root / category):
+        plant, current = _plant(root, category, stamp, detector), root / category / detector
+        new = runs.open_run(plant, category, detector)
+        point = Thresholds.load(plant / BOOK).get(category, detector, weights_sha256=new.weights_sha256)
+        if new.region != runs.region(root, category):
+            problem = f"The version {stamp} looks at another region of the photos than '{category}' does now"
+            raise UsageError(problem, "Refit the product instead")
+        retired = root / category / VERSIONS / _stamp()
+        try:
+            with runs.writing(current):
+                _retire(root, book, category, detector, retired)
+                _add_photos(plant / category / PHOTOS, root / category / PHOTOS)
+            _put(new.folder, current)
+        except AnomalyError:
+            shutil.rmtree(retired, ignore_errors=True)
+            raise
+        try:
+            point = ledger.signed(point, who=by, why=f"version {stamp} was made active")
+            ledger.save(book, category, detector, point)
+        except AnomalyError:
+            _put(retired / category / detector, current)
+            shutil.rmtree(retired)
+            raise
+        shutil.rmtree(plant / category / detector)
+        if not runs.names(plant):
+            shutil.rmtree(plant)
+        _prune(root, category)
 
 
 def _retire(root: Path, book: Path, category: str, detector: str, plant: Path) -> None:
     """Keep the version that judges now, with its limit."""
     shutil.copytree(root / category / detector, plant / category / detector, copy_function=_link)
     runs.write_description(plant, category, runs.describe(root, category))
-    entry = Thresholds.load(book).categories.get(category)
-    if entry and detector in entry.detectors:
-        ledger.save(plant / BOOK, category, detector, entry.detectors[detector])
+    point = Thresholds.load(book).find(category, detector)
+    if point:
+        ledger.save(plant / BOOK, category, detector, point)
 
 
 def _put(folder: Path, place: Path) -> None:

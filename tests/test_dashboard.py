@@ -188,6 +188,14 @@ def test_record_lists_filters_and_exports(history, add, tmp_path, capsys):
     assert capsys.readouterr().out.split()[0] == str(second)
 
 
+def test_a_name_is_no_formula_in_the_exported_record(history, inspector, tmp_path, capsys):
+    history.add(inspector.inspect(write_plate(tmp_path / "=1+1.png"), category="plate"), user="a")
+    assert run("record", "--json", "--csv", tmp_path / "out.csv", "--record", history.folder) == 0
+    assert json.loads(capsys.readouterr().out)["file"] == "=1+1.png"
+    with (tmp_path / "out.csv").open(newline="") as stream:
+        assert [row["file"] for row in csv.DictReader(stream)] == ["./=1+1.png"]
+
+
 def test_record_gives_daily_figures(history, add, capsys):
     add(0, said="ok")
     add(100, days_ago=3)

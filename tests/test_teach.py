@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from served import ROOT
 
 from anomaly import detectors, intake, runs, teaching, training, versions
 from anomaly.accounts import OPERATOR, SUPERVISOR, VISITOR, Person
-from anomaly.errors import AnomalyError, BrokenRun, CannotSave, Forbidden, TooFewImages, UsageError
+from anomaly.errors import AnomalyError, BrokenRun, CannotSave, Forbidden, TooFewImages, UnknownName, UsageError
 from anomaly.handlers import teach
 from anomaly.handlers.session import Session
 from anomaly.handlers.session import Site as Place
@@ -232,6 +233,13 @@ def test_stop_keeps_what_is_learned_and_it_is_calibrated():
     assert [one["epoch"] for one in detector.history()] == [1, 2]
     assert sorted(detector.preview().repairs) == [1, 2]
     assert detector.score(painted(20)[0]).score > detector.score(plate(20)).score
+
+
+def test_a_photo_with_a_long_name_is_learned_like_any_other(photos, root, book):
+    long = "x" * 40 + "." + "y" * 55 + ".png"  # its last 60 characters alone would be the name of a hidden file
+    given = [(long, photos[0]), *named(photos[1:])]
+    teaching.teach(given, "plate", {"title": "Plate", "kind": "object"}, [small()], **place(root, book))
+    assert runs.open_run(root, "plate", NAME).manifest["data"]["good_images"] == len(photos)
 
 
 def test_cancel_leaves_nothing(photos, root, book):
@@ -470,6 +478,53 @@ def test_a_change_of_version_that_fails_changes_nothing(taught, root, book, tmp_
     assert runs.open_run(root, "plate", NAME).weights_sha256 == taught.weights_sha256
     with pytest.raises(AnomalyError, match="no version"):
         versions.activate(root, book, "plate", "../../plate", NAME, by="ann")
+
+
+def test_two_processes_that_activate_at_once_take_turns_and_lose_no_version(taught, root, book, tmp_path, monkeypatch):
+    made = [refit(taught, root, book, write_plates(tmp_path / f"more_{i}", 4, first=50 + i)) for i in range(2)]
+    save = ledger.save
+
+    def slow(target, *given, **options):
+        if target == book:
+            time.sleep(0.5)  # the weights are in place and their limit is not: here the other one must not come in
+        save(target, *given, **options)
+
+    monkeypatch.setattr(versions.ledger, "save", slow)
+    fork = multiprocessing.get_context("fork")  # a fresh process would spend its time on importing torch
+    both = [
+        fork.Process(target=versions.activate, args=(root, book, "plate", one.stamp, NAME), kwargs={"by": "ann"})
+        for one in made
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(20)
+    assert [process.exitcode for process in both] == [0, 0]
+    known = versions.listed(root, book, "plate")
+    expected = {taught.weights_sha256, *(one.outcome.run.weights_sha256 for one in made)}
+    assert len(known) == len(expected) == 3 and {one.run.weights_sha256 for one in known} == expected
+    assert all(one.point for one in known) and known[0].run.weights_sha256 != taught.weights_sha256
+
+
+def test_another_version_may_judge_while_a_new_one_learns(taught, root, book, tmp_path):
+    more = write_plates(tmp_path / "more", 4, first=50)
+    first = refit(taught, root, book, more)
+
+    def activate(stage, done, total):
+        if stage == "leave out" and not done:
+            versions.activate(root, book, "plate", first.stamp, NAME, by="ann")
+
+    made = teaching.refit(named(more), "plate", small(seed=1), root=root, book=book, progress=activate)
+    assert runs.open_run(root, "plate", NAME).weights_sha256 == first.outcome.run.weights_sha256
+    assert made.old == first.old  # the version that was in use when it began
+
+
+def test_a_version_with_a_damaged_limit_is_left_out(taught, root, book, tmp_path):
+    made = refit(taught, root, book, write_plates(tmp_path / "more", 4, first=50))
+    (root / "plate" / versions.VERSIONS / made.stamp / versions.BOOK).write_text("{")
+    assert [one.stamp for one in versions.listed(root, book, "plate")] == [""]
+    with pytest.raises(UnknownName, match="no version"):
+        versions.activate(root, book, "plate", made.stamp, NAME, by="ann")
 
 
 def test_old_versions_go_when_there_are_more_than_are_kept(taught, root, book, tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import getpass
 import json
 import sys
 import tempfile
@@ -84,10 +83,11 @@ def show_record(
     record: Record = RECORD,
 ) -> None:
     """What was inspected, and what people said of it: the newest entries, or daily figures."""
+    from anomaly.history import SAID
     from anomaly.monitor import daily as by_day
 
     _one_of("--verdict", verdict, ("OK", "REVIEW", "ANOMALY"))
-    _one_of("--said", said, ("ok", "defect", "unsure", "nothing"))
+    _one_of("--said", said, (*SAID, "nothing"))
     history, since = _existing(record), _in_utc(since)
     if daily:
         lines = by_day(history.counts(category=category, since=since))
@@ -109,8 +109,10 @@ def review(
     record: Record = RECORD,
 ) -> None:
     """Put on record what a person says of an inspected part."""
+    from anomaly import accounts
+
     history = _existing(record)
-    history.review(number, said=said, user=user or getpass.getuser(), defect_type=defect_type)
+    history.review(number, said=said, user=user or accounts.user(), defect_type=defect_type)
     print(_entry_line(history.get(number).to_json()))
 
 
@@ -148,12 +150,16 @@ def _in_utc(text: str) -> str:
 
 
 def _write_csv(lines: list[dict], path: Path) -> None:
-    """One row a line; lists stay JSON."""
+    """One row a line; lists stay JSON, and no name of a file a formula."""
+    from anomaly.report import no_formula
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(lines[0] if lines else ())
         for line in lines:
+            if "file" in line:
+                line = line | {"file": no_formula(line["file"])}
             writer.writerow(json.dumps(value) if isinstance(value, list) else value for value in line.values())
 
 

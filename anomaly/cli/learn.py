@@ -163,11 +163,11 @@ def list_versions(
     thresholds: Book = BOOK,
 ) -> None:
     """Versions of a trained product; `--activate` brings one into use, and the one before can be brought back."""
-    from anomaly import training, versions
+    from anomaly import accounts, versions
 
     if activate:
         detector = detector or active(category, runs, thresholds)
-        versions.activate(runs, thresholds, category, activate, detector, by=training.user())
+        versions.activate(runs, thresholds, category, activate, detector, by=accounts.user())
     for one in versions.listed(runs, thresholds, category):
         promise = one.point.promise.split("; ")[0] if one.point else "no limit"
         photos = one.run.manifest["data"]["good_images"]

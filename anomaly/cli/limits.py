@@ -103,12 +103,11 @@ def list_thresholds(
 
 def _tuning(runs: Path, thresholds: Path, record: Path | None, by: str | None):
     """The verbs of the Tune tab and a session of whoever sits here, who may do all."""
-    from anomaly.accounts import SUPERVISOR, Person
+    from anomaly.accounts import SUPERVISOR, Person, user
     from anomaly.handlers.session import Session, Site
     from anomaly.handlers.tune import TuneHandlers
     from anomaly.history import History
     from anomaly.inspection import Inspector
-    from anomaly.training import user
 
     history = History(record) if record and record.is_dir() else None
     site = Site(runs, thresholds, Inspector(runs=runs, thresholds=thresholds), history)

@@ -49,7 +49,7 @@ class Progress:
 
 def active(category: str, runs: Path, thresholds: Path) -> str:
     """The detector that judges a category unless another is named; "" where nothing is trained."""
-    from anomaly.runs import names
+    from anomaly.runs import meant
     from anomaly.thresholds import Thresholds
 
-    return Thresholds.load(thresholds).active(category) or next(iter(names(runs).get(category, ())), "")
+    return meant(runs, Thresholds.load(thresholds), category)

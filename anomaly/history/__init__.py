@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anomaly import render
 from anomaly.errors import RecordError, UsageError
 from anomaly.history.database import Database, used_bytes
 from anomaly.history.photos import Photos
 from anomaly.images import encode_jpeg, shrink
 from anomaly.inspection import Inspection
 from anomaly.monitor import Count
+from anomaly.thresholds import ledger
 
 log = logging.getLogger(__name__)
 
@@ -125,11 +125,8 @@ class History:
         Raises:
             RecordError: the record is locked, damaged, of another version or may not be written, or the disk is full.
         """
-        heat = render.overlay(
-            inspection.preview, inspection.map, inspection.pixel_threshold, pixel_threshold=inspection.pixel_threshold
-        )
         facts = {
-            "at": now(),
+            "at": ledger.now(),
             "user": user,
             "file": Path(inspection.path).name,
             "category": inspection.category,
@@ -143,7 +140,8 @@ class History:
             "regions": json.dumps([region.to_json() for region in inspection.regions]),
             "photo": self.photos.keep(Path(inspection.path)),
         }
-        pictures = (encode_jpeg(shrink(heat, THUMBNAIL)), _png(inspection.map >= inspection.pixel_threshold))
+        defects = inspection.map >= inspection.pixel_threshold
+        pictures = (encode_jpeg(shrink(inspection.heat(), THUMBNAIL)), _png(defects))
         with self.database.open(writing=True) as book:
             columns, marks = ", ".join(facts), ", ".join("?" * len(facts))
             number = book.execute(f"INSERT INTO inspections ({columns}) VALUES ({marks})", [*facts.values()]).lastrowid
@@ -210,7 +208,7 @@ class History:
         with self.database.open(writing=True) as book:
             book.execute(
                 "INSERT INTO reviews (inspection, at, user, said, defect_type) VALUES (?, ?, ?, ?, ?)",
-                [number, now(), user, said, defect_type if said == "defect" else ""],
+                [number, ledger.now(), user, said, defect_type if said == "defect" else ""],
             )
 
     def withdraw(self, number: int, *, user: str) -> None:
@@ -219,7 +217,7 @@ class History:
             book.execute(
                 """UPDATE reviews SET withdrawn = ? WHERE user = ?
                 AND id = (SELECT MAX(id) FROM reviews WHERE inspection = ? AND withdrawn = '')""",
-                [now(), user, number],
+                [ledger.now(), user, number],
             )
 
     def defect_types(self, category: str | None = None) -> list[str]:
@@ -284,10 +282,6 @@ class History:
                 "defect_type": row["defect_type"] or "",
             }
         )
-
-
-def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _is_number(number: object) -> bool:

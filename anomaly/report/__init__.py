@@ -82,7 +82,7 @@ class Results:
 
 def thumbnail(inspection: Inspection) -> bytes:
     """The photo with heat and outlines as a JPEG, longest side 320 pixels."""
-    return encode_jpeg(shrink(_heat(inspection), THUMBNAIL), quality=80)
+    return encode_jpeg(shrink(inspection.heat(), THUMBNAIL), quality=80)
 
 
 def unjudged(name: str, category: str | None, detector: str | None, error: AnomalyError | str) -> dict:
@@ -95,7 +95,7 @@ def unjudged(name: str, category: str | None, detector: str | None, error: Anoma
 
 def write_visualization(inspection: Inspection, folder: Path) -> Path:
     """Photo, reconstruction (if the detector makes one), heatmap with contours and colour bar, side by side as PNG."""
-    heat = _heat(inspection)
+    heat = inspection.heat()
     panels = [inspection.preview, inspection.reconstruction, heat]
     bar = render.colorbar(inspection.pixel_threshold, height=max(64, heat.shape[0]))
     height = bar.shape[0]
@@ -122,19 +122,14 @@ def write_summary(rows: Iterable[dict], path: Path) -> None:
         writer.writerow(COLUMNS)
         for row in rows:
             prediction = row["verdict"] or ERROR
-            place = (row.get("visualization", ""), _no_formula(row["path"]))
+            place = (row.get("visualization", ""), no_formula(row["path"]))
             said = "; ".join(row["capture"])
             writer.writerow((row["category"], row["score"], row["threshold"], prediction, *place, said))
 
 
-def _no_formula(name: str) -> str:
+def no_formula(name: str) -> str:
     """The same place in a way that no spreadsheet takes for a formula: the sender chose the name."""
     return f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
-
-
-def _heat(inspection: Inspection) -> np.ndarray:
-    limit = inspection.pixel_threshold
-    return render.overlay(inspection.preview, inspection.map, limit, pixel_threshold=limit)
 
 
 def _padded(panel: np.ndarray, height: int) -> np.ndarray:

@@ -74,6 +74,11 @@ def strongest_target(n: int) -> float:
     return 1 / (n + 1)
 
 
+def needed_for(target: float) -> int:
+    """How many held-out good images a false-alarm target takes: the inverse of `strongest_target`."""
+    return math.ceil(1 / target - ROUNDING) - 1
+
+
 def sorted_scores(scores: ArrayLike, kind: str) -> np.ndarray:
     """Ascending float64. Raises UsageError when one is not finite."""
     scores = np.sort(np.asarray(scores, dtype=np.float64).ravel())

@@ -10,7 +10,15 @@ from numpy.typing import ArrayLike
 from scipy.special import betaincinv
 
 from anomaly.errors import UnknownName, UnsupportedPromise, UsageError
-from anomaly.thresholds.intervals import ROUNDING, percent, rate, rate_to_come, sorted_scores, strongest_target
+from anomaly.thresholds.intervals import (
+    ROUNDING,
+    needed_for,
+    percent,
+    rate,
+    rate_to_come,
+    sorted_scores,
+    strongest_target,
+)
 
 RULES = ("f1", "accuracy", "percentile", "false-alarms", "cost")
 NEEDS_DEFECTS = ("f1", "accuracy", "cost")
@@ -162,7 +170,7 @@ def _from_good(rule: str, good: np.ndarray, target: float | None) -> tuple[float
         k = math.ceil((n + 1) * (1 - target) - ROUNDING)
         expected = f"at most {percent(target)}%"
     if k > n:
-        needed = math.ceil(1 / target - ROUNDING) - 1
+        needed = needed_for(target)
         problem = f"at most {percent(target)}% false alarms need {needed} held-out good images, {n} were found"
         remedy = f"Add good images, or promise {percent(strongest_target(n), up=True)}% or more"
         raise UnsupportedPromise(problem, remedy)
