@@ -13,8 +13,8 @@ from anomaly.handlers.batch import PAGE, BatchHandlers, Card, Page, Progress
 from anomaly.handlers.session import Notice, Session, Site, refusal
 from anomaly.report import ERROR, VERDICTS
 from anomaly.ui import pieces
-from anomaly.ui.inspect import QUICK
 from anomaly.ui.photo import Photos
+from anomaly.ui.wiring import AT_ONCE, ONCE, QUICK, html
 
 TITLE, ROLE = "Batch", OPERATOR
 
@@ -31,9 +31,6 @@ STATES = {
 }
 ICONS = {ERROR: "refused"}
 NOTHING = '<p class="nothing">No photo matches these filters.</p>'
-EVENT = QUICK | {"queue": False}
-# What comes while the one before is answered is dropped: a second click, or ticks on a slow line.
-ONCE = EVENT | {"trigger_mode": "once"}
 
 
 class Download(gr.DownloadButton):
@@ -85,8 +82,8 @@ class Room:
             self.start_folder = gr.Button("Inspect the folder")
 
     def _lay_out_result(self) -> None:
-        self.refusal = _html("batch-refusal")
-        self.progress = _html("batch-progress", pieces.notice(WELCOME))
+        self.refusal = html("batch-refusal")
+        self.progress = html("batch-progress", pieces.notice(WELCOME))
         self.stop = gr.Button("Stop, and keep what is done", visible=False, elem_id="batch-stop")
         with gr.Column(visible=False, elem_id="batch-found") as self.results:
             with gr.Row(elem_id="batch-downloads"):
@@ -95,10 +92,10 @@ class Room:
                 self.verdict = gr.Radio(_choices({}), value=ALL, label="Verdict", elem_id="batch-verdict")
                 self.text = gr.Textbox(label="Name, product or remark contains", max_lines=1)
                 self.view = gr.Radio([GALLERY, TABLE], value=GALLERY, label="Show as")
-            self.photos = _html("batch-photos")
+            self.photos = html("batch-photos")
             with gr.Row(elem_id="batch-pager") as self.pages:
                 self.back = gr.Button("Previous", size="md")
-                self.pager = _html("batch-place")
+                self.pager = html("batch-place")
                 self.on = gr.Button("Next", size="md")
 
     def connect(self, app: gr.Blocks) -> None:
@@ -109,13 +106,13 @@ class Room:
         asked = [session, ticket, self.product]
         self.start.click(self.begin, [*asked, self.files], self.begun, **ONCE)
         self.start_folder.click(self.begin_folder, [*asked, self.folder], self.begun, **ONCE)
-        self.stop.click(self.end, [session, ticket], [session, self.refusal, self.stop], **EVENT)
+        self.stop.click(self.end, [session, ticket], [session, self.refusal, self.stop], **AT_ONCE)
         self.clock.tick(self.tick, [session, ticket], self.told, **ONCE)
         chosen = [session, ticket, self.verdict, self.text, self.view]
         # One listener for the three, so that the last change is answered last.
-        gr.on([self.verdict.input, self.text.change, self.view.input], self.look, chosen, self.seen, **EVENT)
+        gr.on([self.verdict.input, self.text.change, self.view.input], self.look, chosen, self.seen, **AT_ONCE)
         for button, step in ((self.back, -PAGE), (self.on, PAGE)):
-            button.click(partial(self.turn, step), [*chosen, self.first], self.seen, **EVENT)
+            button.click(partial(self.turn, step), [*chosen, self.first], self.seen, **AT_ONCE)
 
     def begin(self, session: Session, now: str | None, product: str | None, files: list[str]) -> dict:
         return self._begin(session, lambda: self.handlers.start(session, product, files, now=now)) | {self.files: None}
@@ -272,7 +269,3 @@ def _duration(seconds: float) -> str:
         return f"{math.ceil(seconds)} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _html(name: str, value: str = "") -> gr.HTML:
-    return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=None)

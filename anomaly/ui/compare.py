@@ -12,8 +12,8 @@ from anomaly.errors import AnomalyError
 from anomaly.handlers.compare import CompareHandlers, Comparison, Pictures, Reading, Side, nearest, verdicts
 from anomaly.handlers.session import Session, Site, refusal
 from anomaly.ui import pieces
-from anomaly.ui.inspect import CAMERA, QUICK
-from anomaly.ui.photo import Photo
+from anomaly.ui.photo import drop_zone
+from anomaly.ui.wiring import QUICK, html
 
 TITLE, ROLE = "Compare", VISITOR
 
@@ -36,17 +36,7 @@ class Bench:
         self.asked = gr.State(Comparison())
         with gr.Row(elem_id="compare", elem_classes="bench") as self.room:
             with gr.Column(elem_id="compare-controls"):
-                self.photo = Photo(
-                    label="Photo to compare",
-                    placeholder="Drop a photo here\nor click to choose a file",
-                    sources=["upload", "webcam", "clipboard"],
-                    webcam_options=CAMERA,
-                    buttons=[],
-                    height=208,
-                    interactive=True,
-                    elem_id="compare-photo",
-                    elem_classes="drop",
-                )
+                self.photo = drop_zone("Photo to compare", "compare-photo")
                 self.inspected = gr.Button("Take the photo of the Inspect tab", elem_id="take-inspected")
                 self.product = gr.Radio(
                     handlers.products(),
@@ -56,8 +46,8 @@ class Bench:
                     elem_classes="chips",
                 )
             with gr.Column(elem_id="compare-result"):
-                self.sides = _html("sides", pieces.notice(handlers.waiting(Comparison())))
-                self.ranking = _html("ranking")
+                self.sides = html("sides", pieces.notice(handlers.waiting(Comparison())))
+                self.ranking = html("ranking")
 
     def connect(self, app: gr.Blocks, session: gr.State) -> None:
         asked, result = self.asked, [self.asked, self.sides, self.ranking]
@@ -241,7 +231,3 @@ def ladder(level: float) -> str:
     share = min(max((math.log10(max(level, LOWEST)) + 1) / 3, 0), 1) * 100
     fill = f'<i class="fill" style="width:{share:.1f}%"></i>'
     return f'<div class="meter" aria-hidden="true">{fill}<i class="limit"></i></div>'
-
-
-def _html(name: str, value: str = "") -> gr.HTML:
-    return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=None)

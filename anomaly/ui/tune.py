@@ -12,7 +12,7 @@ from anomaly.handlers.session import Session, Site
 from anomaly.handlers.tune import TuneHandlers
 from anomaly.thresholds import RULES
 from anomaly.ui import limits, plots
-from anomaly.ui.inspect import QUICK, SEND_INDEX
+from anomaly.ui.wiring import AT_ONCE, QUICK, SEND_INDEX, html
 
 TITLE, ROLE = "Tune", OPERATOR
 
@@ -54,26 +54,26 @@ class Table:
                 self.false_alarm_cost = gr.Number(1.0, label="Cost of a false alarm", minimum=0, min_width=120)
                 self.escape_cost = gr.Number(10.0, label="Cost of an escape", minimum=0, min_width=120)
             self.apply = gr.Button("Apply the rule", visible=False, elem_id="tune-apply")
-            self.refused = _html("tune-refused")
+            self.refused = html("tune-refused")
 
     def _lay_out_result(self) -> None:
-        self.said = _html("tune-said", '<p class="say">Choose a product to see its limits.</p>')
+        self.said = html("tune-said", '<p class="say">Choose a product to see its limits.</p>')
         with gr.Column(visible=False) as self.body:
-            self.histogram = _html("tune-histogram")
+            self.histogram = html("tune-histogram")
             with gr.Row(elem_id="tune-limits"):
                 self.review = gr.Slider(0, 1, label="REVIEW from", buttons=[], elem_id="tune-review")
                 self.fail = gr.Slider(0, 1, label="FAIL from", buttons=[], elem_id="tune-fail")
                 self.reset = gr.Button("Back to the stored limits", scale=0, elem_id="tune-reset")
-            self.figures = _html("tune-figures")
-            self.what_if = _html("tune-what-if")
+            self.figures = html("tune-figures")
+            self.what_if = html("tune-what-if")
             with gr.Column(elem_id="tune-save"):
-                self.change = _html("tune-change")
+                self.change = html("tune-change")
                 with gr.Row(visible=False) as self.sign:
                     self.who = gr.Textbox(label="Your name", max_lines=1, elem_id="tune-who")
                     self.why = gr.Textbox(label="Reason", max_lines=1, scale=2, elem_id="tune-why")
                     self.save = gr.Button("Save these limits", variant="primary", scale=0, elem_id="tune-store")
-                self.answer = _html("tune-answer")
-            self.versions = gr.HTML(elem_id="tune-versions", js_on_load=SEND_INDEX, apply_default_css=False)
+                self.answer = html("tune-answer")
+            self.versions = html("tune-versions", script=SEND_INDEX)
 
     def connect(self, app: gr.Blocks) -> None:
         session, desk = self.session, self.desk
@@ -82,7 +82,7 @@ class Table:
         opened = [*drawn, self.body, self.detector, self.rules, self.sign, self.what_if]
         costs = [self.false_alarm_cost, self.escape_cost]
         gr.on([app.load, self.room.parent.select], self.arrive, [session], [self.product, self.who], **QUICK)
-        self.rule.input(self.ask, [self.rule], [self.target, self.costs, self.apply], queue=False, **QUICK)
+        self.rule.input(self.ask, [self.rule], [self.target, self.costs, self.apply], **AT_ONCE)
         for event in (
             self.product.input(self.open, [session, self.product], opened, **IN_TURN),
             self.detector.input(self.open, [session, self.product, self.detector], opened, **IN_TURN),
@@ -225,7 +225,3 @@ def _there(desk: Desk | None) -> Desk:
 
 def _refusal(error: AnomalyError) -> str:
     return f'<p class="refusal" role="alert">{escape(str(error))}</p>'
-
-
-def _html(name: str, value: str = "") -> gr.HTML:
-    return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=None)
