@@ -88,14 +88,6 @@ class DashboardHandlers:
     def __init__(self, site: Site):
         self.site = site
 
-    def products(self) -> list[tuple[str, str]]:
-        """(title, name) of every category, for the filter."""
-        return [(info.title, info.name) for info in self.site.inspector.categories()]
-
-    def detectors(self) -> list[str]:
-        """Every detector that any category has."""
-        return sorted({name for info in self.site.inspector.categories() for name in info.detectors})
-
     def overview(self, session: Session, category: str | None = None, days: int = 30) -> Overview:
         """What the record says of the last `days` days, today included."""
         session.person.require(OPERATOR, "look at the record")
@@ -103,7 +95,7 @@ class DashboardHandlers:
             raise RecordError("This server keeps no record", "Start it with --record DIR")
         if days not in PERIODS:
             raise UsageError(f"The period is {days} days", f"Choose one of: {', '.join(map(str, PERIODS))}")
-        history, titles = self.site.history, {name: title for title, name in self.products()}
+        history, titles = self.site.history, {name: title for title, name in self.site.products()}
         today = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
         first = today - timedelta(days=days - 1)
         since = first.astimezone(timezone.utc).isoformat(timespec="seconds")
@@ -125,7 +117,7 @@ class DashboardHandlers:
         """What metrics.json says of each category's run of a detector, where it was evaluated."""
         session.person.require(OPERATOR, "look at the evaluation")
         found = []
-        for title, category in self.products():
+        for title, category in self.site.products():
             if detector not in runs.names(self.site.runs).get(category, ()):
                 continue
             try:

@@ -39,7 +39,7 @@ class Bench:
                 self.photo = drop_zone("Photo to compare", "compare-photo")
                 self.inspected = gr.Button("Take the photo of the Inspect tab", elem_id="take-inspected")
                 self.product = gr.Radio(
-                    handlers.products(),
+                    handlers.site.products(),
                     value=None,
                     label="Product whose detectors to compare",
                     elem_id="compare-product",
@@ -53,7 +53,7 @@ class Bench:
         asked, result = self.asked, [self.asked, self.sides, self.ranking]
         # A product that was taught meanwhile appears when the tab is opened again.
         listed = [app.load, self.room.parent.select]
-        gr.on(listed, lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
+        gr.on(listed, lambda: gr.update(choices=self.handlers.site.products()), None, self.product, **QUICK)
         taken = self.photo.input(self.take_photo, [asked, self.photo], [*result, self.photo], **QUICK)
         same = self.inspected.click(self.take_inspected, [asked, session], [*result, self.product], **QUICK)
         chosen = self.product.input(self.choose_product, [asked, self.product], result, **QUICK)
@@ -93,7 +93,7 @@ class Bench:
     def compare_products(self, asked: Comparison) -> Iterator[dict]:
         """The table grows product by product."""
         try:
-            total, sides = len(self.handlers.products()), []
+            total, sides = len(self.handlers.site.products()), []
             for side in self.handlers.all_products(asked):
                 sides.append(side)
                 yield {self.asked: asked, self.ranking: ranking(asked, sides, total)}

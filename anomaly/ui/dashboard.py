@@ -31,7 +31,7 @@ class Room:
 
     def __init__(self, handlers: DashboardHandlers, session: gr.State):
         self.handlers, self.session = handlers, session
-        detectors = handlers.detectors()
+        detectors = handlers.site.detectors()
         with gr.Column(elem_id="dashboard") as self.column:
             with gr.Row(elem_classes="filters"):
                 self.product = gr.Radio([EVERY], value=EVERY, label="Product", elem_id="dashboard-product")
@@ -59,7 +59,7 @@ class Room:
     def products(self, session: Session):
         if not session.person.may(ROLE):
             return gr.update()
-        return gr.update(choices=[EVERY, *self.handlers.products()])
+        return gr.update(choices=[EVERY, *self.handlers.site.products()])
 
     def overview(self, session: Session, product: str, days: int) -> str:
         try:

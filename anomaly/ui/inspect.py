@@ -48,13 +48,13 @@ class Bench:
     def _lay_out_controls(self) -> None:
         handlers = self.handlers
         self.product = gr.Radio(
-            handlers.products(), value=None, label="Product", elem_id="product", elem_classes="chips"
+            handlers.site.products(), value=None, label="Product", elem_id="product", elem_classes="chips"
         )
         self.hint = html("hint", '<p class="hint">Choose a product first.</p>')
         self.photo = drop_zone("Photo", "photo", visible=False)
         self.examples = html("examples", script=SEND_INDEX)
         self.detector = gr.Radio(
-            handlers.detectors(),
+            handlers.site.detectors(),
             value=None,
             label="Detector",
             elem_id="detector",
@@ -90,7 +90,7 @@ class Bench:
         offered = [self.hint, self.photo, self.detector, self.examples]
         # A product that was taught meanwhile appears when the tab is opened again.
         listed = [app.load, self.room.parent.select]
-        gr.on(listed, lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
+        gr.on(listed, lambda: gr.update(choices=self.handlers.site.products()), None, self.product, **QUICK)
         for event in (
             self.product.input(self.choose_product, [session, self.product], [*result, *offered], **QUICK),
             self.detector.input(self.choose_detector, [session, self.detector], result, **QUICK),
@@ -198,7 +198,7 @@ def publish(handlers: InspectHandlers) -> None:
 
     def categories() -> dict:
         """What can be inspected: the title of each category by its name."""
-        return {name: title for title, name in handlers.products()}
+        return {name: title for title, name in handlers.site.products()}
 
     with gr.Row(visible=False):
         asked = [gr.Textbox(label="category"), Photo(label="image"), gr.Textbox(label="detector")]

@@ -73,7 +73,7 @@ class Room:
         """Names are no secret, but the list is of use to nobody else."""
         if not session.person.may(ROLE):
             return gr.update()
-        return gr.update(choices=[EVERY, *self.handlers.products()])
+        return gr.update(choices=[EVERY, *self.handlers.site.products()])
 
     def lay_out(self, session: Session, desk: Desk, product: str, queue: str) -> tuple[Desk, str]:
         try:
