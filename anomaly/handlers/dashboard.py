@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 
 import numpy as np
 
-from anomaly import runs
+from anomaly import metrics, runs
 from anomaly.accounts import OPERATOR
 from anomaly.errors import AnomalyError, RecordError, ThresholdError, UsageError
 from anomaly.handlers.session import Session, Site
@@ -179,9 +179,7 @@ def _evaluated(title: str, run: Run) -> Evaluated:
 
 
 def _roc(good: list[float], defect: list[float]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Share of good and of defective scores at or over each score that occurs, from the highest down."""
     if not (good and defect):
         return None
-    limits = np.unique([*good, *defect])[::-1]
-    rates = [1 - np.searchsorted(np.sort(scores), limits, "left") / len(scores) for scores in (good, defect)]
-    return np.concatenate([[0.0], rates[0]]), np.concatenate([[0.0], rates[1]])
+    found = metrics.curves(np.repeat([0, 1], [len(good), len(defect)]), np.array(good + defect))
+    return found.false_alarms, found.recall

@@ -190,7 +190,6 @@ def _choices(counts: dict[str, int]) -> list[tuple[str, str]]:
 
 def progress(now: Progress) -> str:
     """Bar, count, rate, time left, and how many of each verdict so far."""
-    share = 100 * now.done / now.total
     facts = [f"<b>{now.done:,}</b> of {now.total:,}"]
     if now.done and now.rate:
         facts.append(f"{now.rate:.1f} a second" if now.rate >= 1 else f"{1 / now.rate:.1f} seconds each")
@@ -204,9 +203,8 @@ def progress(now: Progress) -> str:
     said = "".join(f'<p class="said" role="alert">{escape(sentence)}</p>' for sentence in now.said)
     return (
         f'<section class="progress"><h2>{STATES[now.state]}</h2>'
-        '<div class="bar" role="progressbar" aria-label="Photos inspected" aria-valuemin="0"'
-        f' aria-valuemax="{now.total}" aria-valuenow="{now.done}"><i style="width:{share:.1f}%"></i></div>'
-        f'<p class="facts">{" · ".join(facts)}</p><ul aria-label="Verdicts so far">{counts}</ul>{said}</section>'
+        f'{pieces.bar("Photos inspected", now.done, now.total)}<p class="facts">{" · ".join(facts)}</p>'
+        f'<ul aria-label="Verdicts so far">{counts}</ul>{said}</section>'
     )
 
 

@@ -11,7 +11,7 @@ from anomaly.accounts import VISITOR
 from anomaly.errors import AnomalyError
 from anomaly.handlers.compare import CompareHandlers, Comparison, Pictures, Reading, Side, nearest, verdicts
 from anomaly.handlers.session import Session, Site, refusal
-from anomaly.ui import pieces
+from anomaly.ui import charts, pieces
 from anomaly.ui.photo import drop_zone
 from anomaly.ui.wiring import QUICK, html
 
@@ -154,12 +154,11 @@ def level(reading: Reading) -> str:
 
 
 def standing(reading: Reading) -> str:
-    """Where the score lies among good parts: a dot, and the 95% interval as a band round it."""
+    """Where the score lies among good parts: a mark, and the 95% interval as a line through it."""
     found = reading.standing
     return (
-        '<p class="rank">Rank among good parts</p><div class="whisker" aria-hidden="true">'
-        f'<i class="band" style="left:{100 * found.low:.1f}%;right:{100 - 100 * found.high:.1f}%"></i>'
-        f'<i class="dot" style="left:{100 * found.below / found.n:.1f}%"></i></div>'
+        '<p class="rank">Rank among good parts</p>'
+        f"{charts.whisker(found.below / found.n, found.low, found.high, bar=False)}"
         '<div class="ticks" aria-hidden="true"><span>0%</span><span>50%</span><span>100%</span></div>'
         f'<p class="small">{escape(reading.doubt)}</p>'
     )

@@ -23,8 +23,6 @@ KEPT = 3600  # seconds that photos wait to be learned from
 LOOKING = QUICK | {"concurrency_limit": 1, "concurrency_id": "intake"}
 CLICKS = QUICK | {"trigger_mode": "multiple", "concurrency_limit": 1, "concurrency_id": "tray"}
 
-WAKE = "trigger('click');"  # whoever opens the tab sees a training that runs
-
 # The photo turns at once; the server hears which one, and what it shall be now.
 SEND_PHOTO = """element.addEventListener('click', event => {
   const button = event.target.closest('button[data-index]');
@@ -111,8 +109,7 @@ class School:
         self.region = gr.State(None)
         self.seen = gr.State(0)  # repaired pictures that the page shows already: they are large, a tick is not
         self.clock = gr.Timer(1.0, active=False)
-        self.wake = gr.HTML("", js_on_load=WAKE, apply_default_css=False, elem_id="teach-wake")
-        with gr.Row(elem_id="teach"):
+        with gr.Row(elem_id="teach") as self.room:
             with gr.Column(elem_id="teach-controls"):
                 self._lay_out_controls()
             with gr.Column(elem_id="teach-result"):
@@ -165,7 +162,7 @@ class School:
     def connect(self) -> None:
         session = self.session
         offered = [session, self.product, self.clock]
-        self.wake.click(self.open, [session], offered, **AT_ONCE)
+        self.room.parent.select(self.open, [session], offered, **AT_ONCE)
         chosen = [*self.emptied, self.facts, self.files, self.reviewed, self.name, self.versions, self.live]
         self.product.input(self.choose, [session, self.product], chosen, **AT_ONCE)
         given = [session, self.product, self.files, self.reviewed]
