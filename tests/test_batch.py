@@ -334,6 +334,12 @@ def test_old_batches_go_and_their_files_with_them(handlers, photos, monkeypatch)
     assert len(handlers._batches) == 1
 
 
+def test_supervisors_alone_are_offered_a_folder_of_the_server(handlers):
+    with gr.Blocks(), gr.Tab(tab.TITLE):
+        room = tab.Room(handlers, gr.State(EVE))
+    assert [room.arrive(person)[room.server]["visible"] for person in (EVE, ANNA, BEN)] == [False, False, True]
+
+
 def test_folders_of_a_killed_server_are_swept(inspector, tmp_path, monkeypatch):
     monkeypatch.setattr(rooms.tempfile, "tempdir", str(tmp_path))
     for name in ("old", "new"):

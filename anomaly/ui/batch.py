@@ -7,7 +7,7 @@ from html import escape
 
 import gradio as gr
 
-from anomaly.accounts import OPERATOR
+from anomaly.accounts import OPERATOR, SUPERVISOR
 from anomaly.errors import AnomalyError
 from anomaly.handlers.batch import PAGE, BatchHandlers, Card, Page, Progress
 from anomaly.handlers.session import Notice, Session, Site, refusal
@@ -77,7 +77,7 @@ class Room:
             label="Photos, or a ZIP of photos", file_count="multiple", height=190, elem_id="batch-files"
         )
         self.start = gr.Button("Inspect all", variant="primary", elem_id="batch-start")
-        with gr.Accordion("A folder of the server (supervisors)", open=False):
+        with gr.Accordion("A folder of the server", open=False, visible=False) as self.server:
             self.folder = gr.Textbox(label="Path on the server", max_lines=1)
             self.start_folder = gr.Button("Inspect the folder")
 
@@ -100,9 +100,7 @@ class Room:
 
     def connect(self, app: gr.Blocks) -> None:
         session, ticket = self.session, self.ticket
-        # A product that was taught meanwhile appears when the tab is opened again.
-        listed = [app.load, self.room.parent.select]
-        gr.on(listed, lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
+        gr.on([app.load, self.room.parent.select], self.arrive, session, [self.product, self.server], **QUICK)
         asked = [session, ticket, self.product]
         self.start.click(self.begin, [*asked, self.files], self.begun, **ONCE)
         self.start_folder.click(self.begin_folder, [*asked, self.folder], self.begun, **ONCE)
@@ -113,6 +111,11 @@ class Room:
         gr.on([self.verdict.input, self.text.change, self.view.input], self.look, chosen, self.seen, **AT_ONCE)
         for button, step in ((self.back, -PAGE), (self.on, PAGE)):
             button.click(partial(self.turn, step), [*chosen, self.first], self.seen, **AT_ONCE)
+
+    def arrive(self, session: Session) -> dict:
+        """A product that was taught meanwhile appears when the tab is opened again."""
+        server = gr.update(visible=session.person.may(SUPERVISOR))
+        return {self.product: gr.update(choices=self.handlers.products()), self.server: server}
 
     def begin(self, session: Session, now: str | None, product: str | None, files: list[str]) -> dict:
         return self._begin(session, lambda: self.handlers.start(session, product, files, now=now)) | {self.files: None}
