@@ -146,7 +146,7 @@ def toy_site(inspector: ToyInspector, history: History | None = None) -> Site:
 def launched(site: Site, room, person: Person) -> gr.Blocks:
     """One tab alone, as this person sees it, served in this process."""
     with gr.Blocks(analytics_enabled=False) as app, gr.Tabs(), gr.Tab(room.TITLE):
-        room.build(app, site, gr.State(Session(person=person)))
+        room.build(site, gr.State(Session(person=person)))
     desk = Desk()
     app.door, app.rest = Door(desk), build_api(site, desk, queue=lambda: 0)
     ui._launch(app, "127.0.0.1", free_port(), [])

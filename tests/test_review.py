@@ -200,7 +200,7 @@ def page(history, tmp_path):
                 gr.Textbox(label="typing", elem_id="typing")
             for tab in (review, dashboard):
                 with gr.Tab(tab.TITLE):
-                    tab.build(app, site, session)
+                    tab.build(site, session)
     app.launch(
         server_port=free_port(), css_paths=[theme.CSS], head=theme.head(), theme=theme.theme(),
         prevent_thread_lock=True, quiet=True, ssr_mode=False,

@@ -36,7 +36,7 @@ def page(site, monkeypatch):
     with gr.Blocks(analytics_enabled=False) as app:
         session = gr.State(Session(person=Person("ann", SUPERVISOR)))
         with gr.Tabs(), gr.Tab(teach.TITLE):
-            teach.build(app, site, session)
+            teach.build(site, session)
     launched = {"prevent_thread_lock": True, "quiet": True, "ssr_mode": False, "css_paths": [theme.CSS]}
     app.launch(server_name="127.0.0.1", server_port=port, **launched)
     with playwright.sync_playwright() as driver:

@@ -31,7 +31,7 @@ LARGEST_UPLOAD = "64mb"
 
 HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1>{theme.LANGUAGES}</header>"""
 
-# In their order; each has a TITLE, the ROLE from which it is shown, and `build(app, site, session)`.
+# In their order; each has a TITLE, the ROLE from which it is shown, and `build(site, session)`, for the open tab.
 TABS = (inspect, compare, batch, review, tune, teach, dashboard)
 
 
@@ -47,7 +47,7 @@ def build_app(site: Site, desk: Desk | None = None) -> gr.Blocks:
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             for room in TABS:
                 with gr.Tab(room.TITLE, id=room.TITLE.lower(), visible=Person().may(room.ROLE)) as tab:
-                    room.build(app, site, session)
+                    room.build(site, session)
                 tabs[tab] = room.ROLE
         door.connect(app, account, session, tabs)
     app.queue(max_size=64)

@@ -45,10 +45,9 @@ class Download(gr.DownloadButton):
         return None
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
-    room = Room(BatchHandlers(site), session)
-    room.connect(app)
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
+    Room(BatchHandlers(site), session).connect()
 
 
 class Room:
@@ -60,7 +59,7 @@ class Room:
         # Kept by the browser, so that a page that is opened anew finds its batch again.
         self.ticket = gr.BrowserState(None, storage_key="anomaly-batch")
         self.first = gr.State(0)
-        self.clock = gr.Timer(1.0)
+        self.clock = gr.Timer(1.0, active=False)
         with gr.Row(elem_id="batch") as self.room:
             with gr.Column(elem_id="batch-controls"):
                 self._lay_out_controls()
@@ -98,9 +97,9 @@ class Room:
                 self.pager = html("batch-place")
                 self.on = gr.Button("Next", size="md")
 
-    def connect(self, app: gr.Blocks) -> None:
+    def connect(self) -> None:
         session, ticket = self.session, self.ticket
-        gr.on([app.load, self.room.parent.select], self.arrive, session, [self.product, self.server], **QUICK)
+        self.room.parent.select(self.arrive, session, [self.product, self.server, self.clock], **QUICK)
         asked = [session, ticket, self.product]
         self.start.click(self.begin, [*asked, self.files], self.begun, **ONCE)
         self.start_folder.click(self.begin_folder, [*asked, self.folder], self.begun, **ONCE)
@@ -113,9 +112,12 @@ class Room:
             button.click(partial(self.turn, step), [*chosen, self.first], self.seen, **AT_ONCE)
 
     def arrive(self, session: Session) -> dict:
-        """A product that was taught meanwhile appears when the tab is opened again."""
-        server = gr.update(visible=session.person.may(SUPERVISOR))
-        return {self.product: gr.update(choices=self.handlers.products()), self.server: server}
+        """Products that were taught meanwhile appear, and the batch of a page that was left."""
+        return {
+            self.product: gr.update(choices=self.handlers.products()),
+            self.server: gr.update(visible=session.person.may(SUPERVISOR)),
+            self.clock: gr.Timer(active=True),
+        }
 
     def begin(self, session: Session, now: str | None, product: str | None, files: list[str]) -> dict:
         return self._begin(session, lambda: self.handlers.start(session, product, files, now=now)) | {self.files: None}

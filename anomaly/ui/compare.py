@@ -23,9 +23,9 @@ LOWEST = 0.1  # limits: where the bars of the products begin
 TALLEST = 420  # CSS pixels of a picture, so that two pairs of them fit on one screen
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
-    Bench(CompareHandlers(site)).connect(app, session)
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
+    Bench(CompareHandlers(site)).connect(session)
 
 
 class Bench:
@@ -49,11 +49,11 @@ class Bench:
                 self.sides = html("sides", pieces.notice(handlers.waiting(Comparison())))
                 self.ranking = html("ranking")
 
-    def connect(self, app: gr.Blocks, session: gr.State) -> None:
+    def connect(self, session: gr.State) -> None:
         asked, result = self.asked, [self.asked, self.sides, self.ranking]
         # A product that was taught meanwhile appears when the tab is opened again.
-        listed = [app.load, self.room.parent.select]
-        gr.on(listed, lambda: gr.update(choices=self.handlers.site.products()), None, self.product, **QUICK)
+        listed = self.room.parent.select
+        listed(lambda: gr.update(choices=self.handlers.site.products()), None, self.product, **QUICK)
         taken = self.photo.input(self.take_photo, [asked, self.photo], [*result, self.photo], **QUICK)
         same = self.inspected.click(self.take_inspected, [asked, session], [*result, self.product], **QUICK)
         chosen = self.product.input(self.choose_product, [asked, self.product], result, **QUICK)

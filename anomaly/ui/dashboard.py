@@ -21,8 +21,8 @@ MONTH = PERIODS[1]
 AUROC_FROM = 0.5  # where the axis of the bars begins: chance
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
     Room(DashboardHandlers(site), session).connect()
 
 

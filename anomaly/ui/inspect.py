@@ -18,11 +18,10 @@ CLICKS = QUICK | {"trigger_mode": "multiple", "concurrency_limit": 1, "concurren
 NETWORK = QUICK | {"concurrency_limit": 1, "concurrency_id": "network"}
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
     handlers = InspectHandlers(site)
-    bench = Bench(handlers, session)
-    bench.connect(app)
+    Bench(handlers, session).connect()
     publish(handlers)
 
 
@@ -85,12 +84,12 @@ class Bench:
         self.ask = gr.Button("Why? Show a good part beside it", elem_id="ask", visible=False)
         self.why = html("why")
 
-    def connect(self, app: gr.Blocks) -> None:
+    def connect(self) -> None:
         session, result = self.session, self.result
         offered = [self.hint, self.photo, self.detector, self.examples]
         # A product that was taught meanwhile appears when the tab is opened again.
-        listed = [app.load, self.room.parent.select]
-        gr.on(listed, lambda: gr.update(choices=self.handlers.site.products()), None, self.product, **QUICK)
+        listed = self.room.parent.select
+        listed(lambda: gr.update(choices=self.handlers.site.products()), None, self.product, **QUICK)
         for event in (
             self.product.input(self.choose_product, [session, self.product], [*result, *offered], **QUICK),
             self.detector.input(self.choose_detector, [session, self.detector], result, **QUICK),

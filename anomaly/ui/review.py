@@ -38,8 +38,8 @@ element.addEventListener('submit', event => {
 });"""
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
     Room(ReviewHandlers(site), session).connect()
 
 

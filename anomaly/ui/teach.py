@@ -92,8 +92,8 @@ WELCOME = (
 )
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
     handlers = TeachHandlers(site)
     handlers.sweep()
     School(handlers, session).connect()

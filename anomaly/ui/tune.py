@@ -25,9 +25,9 @@ TARGETS = {
 }
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
-    Table(TuneHandlers(site), session).connect(app)
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
+    Table(TuneHandlers(site), session).connect()
 
 
 class Table:
@@ -75,13 +75,13 @@ class Table:
                 self.answer = html("tune-answer")
             self.versions = html("tune-versions", script=SEND_INDEX)
 
-    def connect(self, app: gr.Blocks) -> None:
+    def connect(self) -> None:
         session, desk = self.session, self.desk
         moved = [desk, self.said, self.refused, self.figures, self.change, self.answer]
         drawn = [*moved, self.histogram, self.review, self.fail, self.versions, self.reviewed]
         opened = [*drawn, self.body, self.detector, self.rules, self.sign, self.what_if]
         costs = [self.false_alarm_cost, self.escape_cost]
-        gr.on([app.load, self.room.parent.select], self.arrive, [session], [self.product, self.who], **QUICK)
+        self.room.parent.select(self.arrive, [session], [self.product, self.who], **QUICK)
         self.rule.input(self.ask, [self.rule], [self.target, self.costs, self.apply], **AT_ONCE)
         for event in (
             self.product.input(self.open, [session, self.product], opened, **IN_TURN),
