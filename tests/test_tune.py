@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 from PIL import Image
-from served import CHROMIUM, CHROMIUM_ARGS, launched
+from served import launched
 
 from anomaly import runs, training
 from anomaly.accounts import OPERATOR, SUPERVISOR, VISITOR, Person
@@ -498,21 +498,16 @@ def test_the_same_on_the_command_line(site, capsys, tmp_path):
 
 
 @pytest.fixture
-def page(site, tmp_path):
-    """The tab as a supervisor sees it, in Debian's chromium."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("needs Debian's chromium: apt-get install chromium")
+def page(site, tmp_path, browser):
+    """The tab as a supervisor sees it."""
     for score in (4.0, 7.0, 12.0):
         record(site.history, tmp_path, score)
-    app = launched(site, tune, person().person)
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(30_000)
-        page.goto(app.local_url)
-        yield page
-        browser.close()
+    app = launched(site, person().person, tune)
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(30_000)
+    page.goto(app.local_url)
+    yield page
+    page.close()
     app.close(verbose=False)
 
 
