@@ -23,7 +23,7 @@ def on_trial(desk: Desk) -> str:
     promise = "".join(f"<li>{escape(part.strip())}</li>" for part in desk.choice.promise.split(";"))
     if desk.number is None:
         source = desk.choice.rule if desk.choice.rule not in RULES else f"by the rule {desk.choice.rule}"
-        source += ", not saved"
+        source = f"{source}, not saved"
     elif desk.number == len(desk.versions):
         source = f"stored, version {desk.number}"
     else:
@@ -70,8 +70,7 @@ def what_if(found: WhatIf | None) -> str:
     if not found.total:
         return f'<section class="what-if">{head}<p>No recorded part was judged by these weights yet.</p></section>'
     changed = sum(found.counts.values())
-    parts = "part" if found.total == 1 else "parts"
-    said = f"<p><b>{changed} of {found.total:,}</b> recorded {parts} would get another verdict.</p>"
+    said = f"<p><b>{changed} of {found.total:,}</b> recorded parts would get another verdict.</p>"
     counts = "".join(f"<li>{before} → {after}: <b>{count}</b></li>" for (before, after), count in found.counts.items())
     items = "".join(
         f'<li><img src="{data_uri(entry.thumbnail)}" alt="{escape(entry.file)}">'
