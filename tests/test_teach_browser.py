@@ -77,8 +77,7 @@ def test_a_product_is_taught_from_a_zip_refitted_and_brought_back(page, site, tm
     assert first.region == (0.25, 0.0, 0.75, 1.0)
 
     page.reload()
-    page.locator("#teach-product input").click()
-    page.get_by_role("option", name="Blue plate").click()
+    page.locator("#teach-product").get_by_label("Blue plate").check()
     expect(page.locator("#teach-facts")).to_contain_text("14 photos of its training are kept")
     more = packed(tmp_path / "more.zip", range(20, 26))
     page.locator("#teach-files input[type=file]").set_input_files(more)

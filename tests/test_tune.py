@@ -520,8 +520,7 @@ def line(page, name: str) -> float:
 def test_the_lines_follow_the_sliders_before_the_server_answers(page, site):
     from playwright.sync_api import expect
 
-    page.locator("#tune-product input").click()
-    page.get_by_role("option", name="Plate").click()
+    page.locator("#tune-product").get_by_label("Plate").check()
     expect(page.locator("#tune-said h2")).to_contain_text("FAIL 9 · REVIEW 6")
     end = float(page.locator(".histogram").get_attribute("data-end"))
     assert line(page, "fail") == pytest.approx(9 / end, abs=0.003)
@@ -538,8 +537,7 @@ def test_the_lines_follow_the_sliders_before_the_server_answers(page, site):
 def test_a_supervisor_tunes_saves_is_told_of_another_and_rolls_back(page, site):
     from playwright.sync_api import expect
 
-    page.locator("#tune-product input").click()
-    page.get_by_role("option", name="Plate").click()
+    page.locator("#tune-product").get_by_label("Plate").check()
     page.locator("#tune-review input[type=number]").fill("3")
     page.locator("#tune-fail input[type=number]").fill("5")
     expect(page.locator("#tune-said h2")).to_contain_text("FAIL 5 · REVIEW 3")

@@ -53,8 +53,7 @@ def test_a_new_product_goes_all_the_way(tmp_path, browser):
         (name,) = [place.name for place in (tmp_path / "runs").iterdir() if not place.name.startswith((".", "_"))]
 
         page.get_by_role("tab", name="Tune").click()
-        page.locator("#tune-product input").click()
-        page.get_by_role("option", name="Leather strap").click()
+        page.locator("#tune-product").get_by_label("Leather strap").check()
         fail = page.locator("#tune-fail input[type=number]")
         expect(fail).to_be_visible()
         limit = float(fail.input_value())

@@ -60,7 +60,7 @@ class Room:
         self.ticket = gr.BrowserState(None, storage_key="anomaly-batch")
         self.first = gr.State(0)
         self.clock = gr.Timer(1.0, active=False)
-        with gr.Row(elem_id="batch") as self.room:
+        with gr.Row(elem_id="batch", elem_classes="bench") as self.room:
             with gr.Column(elem_id="batch-controls"):
                 self._lay_out_controls()
             with gr.Column(elem_id="batch-result"):
@@ -71,7 +71,9 @@ class Room:
         self.told = [self.session, self.clock, *shown, *self.downloads, *self.seen[1:]]
 
     def _lay_out_controls(self) -> None:
-        self.product = gr.Radio(self.handlers.products(), value=None, label="Product", elem_id="batch-product")
+        self.product = gr.Radio(
+            self.handlers.products(), value=None, label="Product", elem_id="batch-product", elem_classes="chips"
+        )
         self.files = Photos(
             label="Photos, or a ZIP of photos", file_count="multiple", height=190, elem_id="batch-files"
         )

@@ -6,6 +6,7 @@ from html import escape
 import numpy as np
 
 from anomaly.handlers.teach import Checked, Learned, Lessons, Taught, Tray
+from anomaly.intake import FEWEST
 from anomaly.lessons import CANCELLED, DONE, FAILED, RUNNING, Lesson
 from anomaly.ui.pieces import bar, data_uri, icon, moment, number, picture
 from anomaly.versions import Side, Version
@@ -47,6 +48,8 @@ def summary(tray: Tray) -> str:
     kept, total = sum(tray.kept), len(tray.photos)
     odd = sum(1 for photo in tray.photos if photo.reasons)
     said = f"{odd} of them stand out and should be looked at." if odd else "None of them stands out."
+    if tray.category is None and kept < FEWEST:
+        said = f"At least {FEWEST} are needed. {said}"
     return f'<p class="sum" role="status"><b>{kept} of {total} photos will be learned from.</b> {said}</p>'
 
 
@@ -92,7 +95,7 @@ def sample(image: np.ndarray | None) -> str:
         '<section class="region"><p>Draw a box around what shall be judged, if not all of the photo shall be. '
         "What lies outside of it is never looked at.</p>"
         f'<div class="canvas"><img src="{picture(image)}" alt="One of the photos" draggable="false">'
-        f'<div class="box" hidden></div></div><div class="sides">{fields}'
+        f'<div class="box" hidden></div></div><div class="numbers">{fields}'
         '<button type="button" class="whole">All of the photo</button></div></section>'
     )
 
@@ -109,7 +112,7 @@ def live(lesson: Lesson) -> str:
     if lesson.cancelling:
         stage = "Cancelling"
     elif lesson.stopping:
-        stage = f"Ending early: {stage[0].lower()}{stage[1:]}"
+        stage = f"Ending early · {stage}"
     name = f" · {escape(lesson.detector.name)}" if lesson.detector else ""
     minutes, seconds = divmod(int(lesson.seconds), 60)
     return (

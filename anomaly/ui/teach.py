@@ -109,7 +109,7 @@ class School:
         self.region = gr.State(None)
         self.seen = gr.State(0)  # repaired pictures that the page shows already: they are large, a tick is not
         self.clock = gr.Timer(1.0, active=False)
-        with gr.Row(elem_id="teach") as self.room:
+        with gr.Row(elem_id="teach", elem_classes="bench") as self.room:
             with gr.Column(elem_id="teach-controls"):
                 self._lay_out_controls()
             with gr.Column(elem_id="teach-result"):
@@ -121,7 +121,9 @@ class School:
         self.ticked = [*self.begun, *self.emptied[1:5], self.files, self.versions, self.product]
 
     def _lay_out_controls(self) -> None:
-        self.product = gr.Dropdown([("A new product", NEW)], value=NEW, label="Product", elem_id="teach-product")
+        self.product = gr.Radio(
+            [("A new product", NEW)], value=NEW, label="Product", elem_id="teach-product", elem_classes="chips"
+        )
         self.facts = html("teach-facts")
         self.files = Photos(
             label="Photos of good parts, or a ZIP of them", file_count="multiple", height=170, elem_id="teach-files"

@@ -37,14 +37,14 @@ class Table:
         self.handlers = handlers
         self.session = session
         self.desk = gr.State(None)
-        with gr.Row(elem_id="tune") as self.room:
+        with gr.Row(elem_id="tune", elem_classes="bench") as self.room:
             with gr.Column():
                 self._lay_out_controls()
             with gr.Column():
                 self._lay_out_result()
 
     def _lay_out_controls(self) -> None:
-        self.product = gr.Dropdown([], label="Product", elem_id="tune-product", filterable=False)
+        self.product = gr.Radio([], label="Product", elem_id="tune-product", elem_classes="chips")
         self.detector = gr.Radio([], label="Detector", elem_id="tune-detector", visible=False)
         with gr.Column(visible=False, elem_id="tune-rules") as self.rules:
             self.reviewed = gr.Checkbox(label="Count reviewed parts", elem_id="tune-reviewed")
