@@ -68,6 +68,36 @@ class Site:
         return {str(path): path.read_bytes() for path in files}
 
 
+@pytest.fixture
+def inspector(tmp_path):
+    """The toy inspector of gray plates."""
+    from served import ToyInspector
+
+    return ToyInspector(tmp_path / "runs" / "examples")
+
+
+@pytest.fixture
+def history(tmp_path):
+    """An empty record."""
+    from anomaly.history import History
+
+    return History(tmp_path / "record")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's chromium; a test that asks for it is skipped where there is none."""
+    from served import CHROMIUM, CHROMIUM_ARGS
+
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("needs Debian's chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
+        yield browser
+        browser.close()
+
+
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory) -> Path:
     """24 good images of hex nuts, 8 good and 8 defective test images with masks, 64 px. Read only."""

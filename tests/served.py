@@ -143,10 +143,14 @@ def toy_site(inspector: ToyInspector, history: History | None = None) -> Site:
     return Site(folder / "runs", folder / "threshold.json", inspector, history)
 
 
-def launched(site: Site, room, person: Person) -> gr.Blocks:
-    """One tab alone, as this person sees it, served in this process."""
-    with gr.Blocks(analytics_enabled=False) as app, gr.Tabs(), gr.Tab(room.TITLE):
-        room.build(app, site, gr.State(Session(person=person)))
+def launched(site: Site, person: Person, *rooms) -> gr.Blocks:
+    """Some tabs alone, as this person sees them, served in this process."""
+    with gr.Blocks(analytics_enabled=False) as app:
+        session = gr.State(Session(person=person))
+        with gr.Tabs():
+            for room in rooms:
+                with gr.Tab(room.TITLE):
+                    room.build(site, session)
     desk = Desk()
     app.door, app.rest = Door(desk), build_api(site, desk, queue=lambda: 0)
     ui._launch(app, "127.0.0.1", free_port(), [])

@@ -22,7 +22,7 @@ import pytest
 from conftest import JSON_KEYS
 from gradio.data_classes import FileData, ListFiles
 from PIL import Image
-from served import CHROMIUM, CHROMIUM_ARGS, ToyInspector, free_port, toy_site, write_plate
+from served import ToyInspector, free_port, toy_site, write_plate
 
 from anomaly import cli, ui
 from anomaly.accounts import OPERATOR, SUPERVISOR, VISITOR, Desk, Person
@@ -41,11 +41,6 @@ from anomaly.ui.photo import Photos
 
 WAIT = 30_000  # milliseconds
 ANNA, BEN, EVE = (Session(person=Person(*who)) for who in (("anna", OPERATOR), ("ben", SUPERVISOR), ("eve", VISITOR)))
-
-
-@pytest.fixture
-def inspector(tmp_path):
-    return ToyInspector(tmp_path / "runs" / "examples")
 
 
 @pytest.fixture
@@ -334,6 +329,12 @@ def test_old_batches_go_and_their_files_with_them(handlers, photos, monkeypatch)
     assert len(handlers._batches) == 1
 
 
+def test_supervisors_alone_are_offered_a_folder_of_the_server(handlers):
+    with gr.Blocks(), gr.Tab(tab.TITLE):
+        room = tab.Room(handlers, gr.State(EVE))
+    assert [room.arrive(person)[room.server]["visible"] for person in (EVE, ANNA, BEN)] == [False, False, True]
+
+
 def test_folders_of_a_killed_server_are_swept(inspector, tmp_path, monkeypatch):
     monkeypatch.setattr(rooms.tempfile, "tempdir", str(tmp_path))
     for name in ("old", "new"):
@@ -492,64 +493,59 @@ def test_the_drop_zone_takes_uploads_alone(place):
         zone.preprocess(ListFiles(root=[FileData(path=place)]))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
-def test_a_person_walks_the_tab(served, inspector, photos, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api")
-    expect = playwright.expect
+def test_a_person_walks_the_tab(served, inspector, photos, tmp_path, browser):
+    expect = pytest.importorskip("playwright.sync_api").expect
     expect.set_options(timeout=WAIT)
     archive = delivery(tmp_path / "lot.zip", {f"part_{i}.png": 3 * i for i in range(70)})
     gate = Gate(inspector)
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
-        context = browser.new_context(viewport={"width": 1400, "height": 900})
-        page = context.new_page()
-        page.set_default_timeout(WAIT)
-        page.goto(served)
-        page.get_by_role("tab", name="Batch").click()
-        page.get_by_role("button", name="Inspect all").click()
-        expect(page.locator("#batch-refusal")).to_contain_text("Add photos or a ZIP first")
-        page.locator("#batch-product").get_by_label("Gray plate", exact=True).check()
-        page.locator("#batch-files input[type=file]").set_input_files([archive, *photos])
-        expect(page.locator("#batch-files")).to_contain_text("lot")
-        page.get_by_role("button", name="Inspect all").click()
-        bar = page.get_by_role("progressbar", name="Photos inspected")
-        expect(bar).to_have_attribute("aria-valuemax", "74")
-        expect(page.locator("#batch-refusal section")).to_have_count(0)
-        gate.open.release(5)
-        expect(bar).to_have_attribute("aria-valuenow", "5")
-        expect(page.locator(".progress")).to_contain_text("left")
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    page.goto(served)
+    page.get_by_role("tab", name="Batch").click()
+    page.get_by_role("button", name="Inspect all").click()
+    expect(page.locator("#batch-refusal")).to_contain_text("Add photos or a ZIP first")
+    page.locator("#batch-product").get_by_label("Gray plate", exact=True).check()
+    page.locator("#batch-files input[type=file]").set_input_files([archive, *photos])
+    expect(page.locator("#batch-files")).to_contain_text("lot")
+    page.get_by_role("button", name="Inspect all").click()
+    bar = page.get_by_role("progressbar", name="Photos inspected")
+    expect(bar).to_have_attribute("aria-valuemax", "74")
+    expect(page.locator("#batch-refusal section")).to_have_count(0)
+    gate.open.release(5)
+    expect(bar).to_have_attribute("aria-valuenow", "5")
+    expect(page.locator(".progress")).to_contain_text("left")
 
-        page.reload()  # the work goes on, and the page finds it again
-        page.get_by_role("tab", name="Batch").click()
-        expect(bar).to_have_attribute("aria-valuenow", "5")
-        stranger = browser.new_context().new_page()
-        stranger.goto(served)
-        stranger.get_by_role("tab", name="Batch").click()
-        stranger.wait_for_timeout(2500)
-        expect(stranger.locator("#batch-progress")).to_contain_text("Add photos or a ZIP")
-        gate.open.release(100)
-        expect(page.locator(".progress h2")).to_have_text("Done")
+    page.reload()  # the work goes on, and the page finds it again
+    page.get_by_role("tab", name="Batch").click()
+    expect(bar).to_have_attribute("aria-valuenow", "5")
+    stranger = browser.new_context().new_page()
+    stranger.goto(served)
+    stranger.get_by_role("tab", name="Batch").click()
+    stranger.wait_for_timeout(2500)
+    expect(stranger.locator("#batch-progress")).to_contain_text("Add photos or a ZIP")
+    gate.open.release(100)
+    expect(page.locator(".progress h2")).to_have_text("Done")
 
-        tiles = page.locator(".tiles li")
-        expect(tiles).to_have_count(60)
-        expect(tiles.first).to_contain_text("2.00 × the limit")
-        assert tiles.locator("img").evaluate_all("all => all.every(one => one.complete && one.naturalWidth == 80)")
-        page.get_by_role("button", name="Next").click()
-        expect(page.locator("#batch-place")).to_contain_text("61 to 74 of 74")
-        page.get_by_role("radio", name="ERROR 1").check()
-        expect(tiles).to_have_count(1)
-        expect(tiles).to_contain_text("notes.png is not a JPEG")
-        page.get_by_role("radio", name="All 74").check()
-        page.get_by_role("radio", name="Table").check()
-        page.get_by_label("Name, product or remark contains").fill("doubt")
-        rows = page.locator("table.rows tbody tr")
-        expect(rows).to_have_count(1)
-        expect(rows).to_contain_text("REVIEW")
-        for label, name in zip(tab.LABELS, ("predict_summary.csv", "inspections.jsonl", "report.html", "report.pdf")):
-            with page.expect_download() as download:
-                page.get_by_role("button", name=label).click()
-            assert download.value.suggested_filename == name
-            assert Path(download.value.path()).stat().st_size > 500
-        page.set_viewport_size({"width": 390, "height": 844})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        browser.close()
+    tiles = page.locator(".tiles li")
+    expect(tiles).to_have_count(60)
+    expect(tiles.first).to_contain_text("2.00 × the limit")
+    assert tiles.locator("img").evaluate_all("all => all.every(one => one.complete && one.naturalWidth == 80)")
+    page.get_by_role("button", name="Next").click()
+    expect(page.locator("#batch-place")).to_contain_text("61 to 74 of 74")
+    page.get_by_role("radio", name="ERROR 1").check()
+    expect(tiles).to_have_count(1)
+    expect(tiles).to_contain_text("notes.png is not a JPEG")
+    page.get_by_role("radio", name="All 74").check()
+    page.get_by_role("radio", name="Table").check()
+    page.get_by_label("Name, product or remark contains").fill("doubt")
+    rows = page.locator("table.rows tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("REVIEW")
+    for label, name in zip(tab.LABELS, ("predict_summary.csv", "inspections.jsonl", "report.html", "report.pdf")):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=label).click()
+        assert download.value.suggested_filename == name
+        assert Path(download.value.path()).stat().st_size > 500
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -5,12 +5,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from served import CHROMIUM, CHROMIUM_ARGS, ROOT, START_SECONDS, running_app
+from served import ROOT, START_SECONDS, running_app
 
 from anomaly.inspection import Inspector
 
 playwright = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
 
 WAIT = 60_000  # milliseconds: the first inspection loads a model, and two cores may be busy with other tests
 
@@ -56,14 +55,6 @@ def part():
 def served():
     with running_app() as (address, seconds):
         yield address, seconds
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@
 import gradio as gr
 import numpy as np
 import pytest
-from served import CHROMIUM, CHROMIUM_ARGS, ToyInspector, free_port, toy_site, write_plate
+from served import launched, toy_site, write_plate
 
-from anomaly import ui
 from anomaly.accounts import OPERATOR, Person
 from anomaly.errors import ThresholdError, UnknownName, UsageError
 from anomaly.handlers.compare import CompareHandlers, Comparison, nearest, verdicts
@@ -16,12 +15,6 @@ from anomaly.thresholds import standing
 from anomaly.ui import compare
 
 playwright = pytest.importorskip("playwright.sync_api")
-browser_only = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
-
-
-@pytest.fixture
-def inspector(tmp_path):
-    return ToyInspector(tmp_path / "runs" / "examples")
 
 
 @pytest.fixture
@@ -181,20 +174,15 @@ def test_a_table_that_cannot_be_made_is_no_wait_without_end(handlers, asked, ins
 
 
 @pytest.fixture
-def page(inspector):
-    app = ui.build_app(toy_site(inspector))
-    ui._launch(app, "127.0.0.1", free_port(), [])
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
-        page = browser.new_page()
-        page.goto(app.local_url)
-        page.get_by_role("tab", name="Compare").click()
-        yield page
-        browser.close()
+def page(inspector, browser):
+    app = launched(toy_site(inspector), Person(), compare)
+    page = browser.new_page()
+    page.goto(app.local_url)
+    yield page
+    page.close()
     app.close(verbose=False)
 
 
-@browser_only
 def test_a_person_compares_a_photo(page, tmp_path):
     page.locator("#compare-photo input[type=file]").set_input_files(write_plate(tmp_path / "spotted.png", spot=0))
     playwright.expect(page.locator("#ranking tbody tr")).to_have_count(2)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pytest
-from served import ROOT, ToyInspector, toy_site, write_plate
+from served import ROOT, toy_site, write_plate
 
 from anomaly import runs
 from anomaly.accounts import OPERATOR, Person
@@ -15,23 +15,12 @@ from anomaly.cli import main
 from anomaly.errors import Forbidden, RecordError, UsageError
 from anomaly.handlers.dashboard import METRICS, DashboardHandlers, _roc
 from anomaly.handlers.session import Session, Site
-from anomaly.history import History
 from anomaly.inspection import Inspector
 from anomaly.monitor import Share
 from anomaly.ui import charts, dashboard
 
 ANNA, VISITOR = Session(person=Person("anna", OPERATOR)), Session()
 PRODUCT, DETECTOR = "leather", "mahalanobis"  # shipped
-
-
-@pytest.fixture
-def history(tmp_path):
-    return History(tmp_path / "record")
-
-
-@pytest.fixture
-def inspector(tmp_path):
-    return ToyInspector(tmp_path / "examples")
 
 
 @pytest.fixture

@@ -4,17 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from served import ToyInspector, toy_site, write_plate
+from served import toy_site, write_plate
 
 from anomaly.errors import UnknownName, UsageError
 from anomaly.handlers.inspect import InspectHandlers, Report, slider_range
 from anomaly.handlers.session import Notice, Session
 from anomaly.ui import pieces
-
-
-@pytest.fixture
-def inspector(tmp_path):
-    return ToyInspector(tmp_path / "examples")
 
 
 @pytest.fixture

@@ -26,16 +26,6 @@ from anomaly.ui import pieces
 
 
 @pytest.fixture
-def inspector(tmp_path):
-    return ToyInspector(tmp_path / "examples")
-
-
-@pytest.fixture
-def history(tmp_path):
-    return History(tmp_path / "record")
-
-
-@pytest.fixture
 def add(inspector, history, tmp_path):
     """Record a plate with a spot of the given gray; each gray is another photo."""
 

@@ -2,14 +2,14 @@
 
 import gradio as gr
 import pytest
-from served import CHROMIUM, CHROMIUM_ARGS, ToyInspector, free_port, toy_site, write_plate
+from served import ToyInspector, launched, toy_site, write_plate
 
 from anomaly.accounts import OPERATOR, Person
 from anomaly.errors import Forbidden, RecordError, UsageError
 from anomaly.handlers.review import SPOT_CHECK, UNSURE, Desk, Part, ReviewHandlers
 from anomaly.handlers.session import Notice, Session
 from anomaly.history import History
-from anomaly.ui import dashboard, review, theme
+from anomaly.ui import dashboard, review
 
 ANNA, BEN = (Session(person=Person(name, OPERATOR)) for name in ("anna", "ben"))
 VISITOR = Session()
@@ -187,31 +187,22 @@ def test_names_from_outside_are_escaped(handlers, history, tmp_path, desk):
 playwright = pytest.importorskip("playwright.sync_api")
 
 
+class Nothing:
+    """A tab beside those that are tested."""
+
+    TITLE = "Nothing"
+    build = staticmethod(lambda *_: gr.Textbox(label="typing", elem_id="typing"))
+
+
 @pytest.fixture
-def page(history, tmp_path):
-    """The tabs Review and Dashboard as an operator sees them; no request may leave this machine."""
-    if CHROMIUM is None:
-        pytest.skip("needs Debian's chromium: apt-get install chromium")
-    site = toy_site(ToyInspector(tmp_path / "examples"), history)
-    with gr.Blocks() as app:
-        session = gr.State(ANNA)
-        with gr.Tabs():
-            with gr.Tab("Nothing"):
-                gr.Textbox(label="typing", elem_id="typing")
-            for tab in (review, dashboard):
-                with gr.Tab(tab.TITLE):
-                    tab.build(app, site, session)
-    app.launch(
-        server_port=free_port(), css_paths=[theme.CSS], head=theme.head(), theme=theme.theme(),
-        prevent_thread_lock=True, quiet=True, ssr_mode=False,
-    )  # fmt: skip
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(30_000)
-        page.goto(app.local_url)
-        yield page
-        browser.close()
+def page(history, tmp_path, browser):
+    """The tabs Review and Dashboard as an operator sees them."""
+    app = launched(toy_site(ToyInspector(tmp_path / "examples"), history), ANNA.person, Nothing, review, dashboard)
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(30_000)
+    page.goto(app.local_url)
+    yield page
+    page.close()
     app.close(verbose=False)
 
 

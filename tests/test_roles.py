@@ -11,7 +11,7 @@ from pathlib import Path
 import gradio as gr
 import httpx
 import pytest
-from served import CHROMIUM, CHROMIUM_ARGS, ROOT, ToyInspector, free_port, running_app, toy_site
+from served import ROOT, ToyInspector, free_port, running_app, toy_site
 
 from anomaly import ui
 from anomaly.accounts import OPERATOR, SUPERVISOR, Desk, Person, set_password
@@ -490,34 +490,30 @@ def test_only_a_server_of_this_machine_alone_has_a_token(host, share, local, peo
     assert "sign in at the top right" in ui._greeting("http://127.0.0.1:7860/", with_accounts)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
-def test_a_person_signs_in_stays_and_signs_out(people, tmp_path):
+def test_a_person_signs_in_stays_and_signs_out(people, tmp_path, browser):
     api = pytest.importorskip("playwright.sync_api")
     with running_app("--auth-file", str(people), "--record", str(tmp_path / "record")) as (address, _):
-        with api.sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
-            page = browser.new_context().new_page()
-            page.set_default_timeout(60_000)
-            page.goto(address)
-            page.get_by_text("Sign in", exact=True).first.click()
-            page.get_by_label("Name").fill("anna")
-            page.get_by_label("Password").fill("wrong password")
-            page.get_by_label("Password").press("Enter")
-            api.expect(page.locator(".account [role=alert]")).to_contain_text("The name or the password is wrong")
-            page.get_by_label("Password").fill(PASSWORD)
-            page.get_by_label("Password").press("Enter")
-            account = page.locator("p.account")
-            api.expect(account).to_contain_text("anna")
-            api.expect(account).to_contain_text("operator")
-            page.reload()
-            api.expect(account).to_contain_text("anna")
-            other = page.context.new_page()
-            other.goto(address)
-            api.expect(other.locator("p.account")).to_contain_text("anna")
-            stranger = browser.new_context().new_page()
-            stranger.goto(address)
-            api.expect(stranger.locator("details.account")).to_be_visible()
-            page.get_by_role("button", name="Sign out").click()
-            for one in (page, other):
-                api.expect(one.locator("details.account")).to_be_visible()
-            browser.close()
+        page = browser.new_context().new_page()
+        page.set_default_timeout(60_000)
+        page.goto(address)
+        page.get_by_text("Sign in", exact=True).first.click()
+        page.get_by_label("Name").fill("anna")
+        page.get_by_label("Password").fill("wrong password")
+        page.get_by_label("Password").press("Enter")
+        api.expect(page.locator(".account [role=alert]")).to_contain_text("The name or the password is wrong")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_label("Password").press("Enter")
+        account = page.locator("p.account")
+        api.expect(account).to_contain_text("anna")
+        api.expect(account).to_contain_text("operator")
+        page.reload()
+        api.expect(account).to_contain_text("anna")
+        other = page.context.new_page()
+        other.goto(address)
+        api.expect(other.locator("p.account")).to_contain_text("anna")
+        stranger = browser.new_context().new_page()
+        stranger.goto(address)
+        api.expect(stranger.locator("details.account")).to_be_visible()
+        page.get_by_role("button", name="Sign out").click()
+        for one in (page, other):
+            api.expect(one.locator("details.account")).to_be_visible()

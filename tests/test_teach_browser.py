@@ -2,22 +2,20 @@
 
 import zipfile
 
-import gradio as gr
 import pytest
 from conftest import SMALL, plate
-from served import CHROMIUM, CHROMIUM_ARGS, free_port
+from served import launched
 
 from anomaly import detectors, runs
 from anomaly.accounts import SUPERVISOR, Person
 from anomaly.handlers import teach as verbs
-from anomaly.handlers.session import Session, Site
+from anomaly.handlers.session import Site
 from anomaly.history import History
 from anomaly.images import write_image
 from anomaly.inspection import Inspector
-from anomaly.ui import teach, theme
+from anomaly.ui import teach
 
 playwright = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
 WAIT = 60_000  # milliseconds: two cores may be busy with other tests
 
 
@@ -28,25 +26,17 @@ def site(tmp_path):
 
 
 @pytest.fixture
-def page(site, monkeypatch):
+def page(site, monkeypatch, browser):
     """The tab of a supervisor, with detectors as small as can be."""
     create = detectors.create
     monkeypatch.setattr(verbs.detectors, "create", lambda name, **given: create(name, **given | SMALL))
-    port = free_port()
-    with gr.Blocks(analytics_enabled=False) as app:
-        session = gr.State(Session(person=Person("ann", SUPERVISOR)))
-        with gr.Tabs(), gr.Tab(teach.TITLE):
-            teach.build(app, site, session)
-    launched = {"prevent_thread_lock": True, "quiet": True, "ssr_mode": False, "css_paths": [theme.CSS]}
-    app.launch(server_name="127.0.0.1", server_port=port, **launched)
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
-        page = browser.new_page(viewport={"width": 390, "height": 844})
-        page.set_default_timeout(WAIT)
-        page.goto(f"http://127.0.0.1:{port}")
-        yield page
-        browser.close()
-    app.close()
+    app = launched(site, Person("ann", SUPERVISOR), teach)
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.set_default_timeout(WAIT)
+    page.goto(app.local_url)
+    yield page
+    page.close()
+    app.close(verbose=False)
 
 
 def packed(path, numbers, extra=()):
@@ -87,8 +77,7 @@ def test_a_product_is_taught_from_a_zip_refitted_and_brought_back(page, site, tm
     assert first.region == (0.25, 0.0, 0.75, 1.0)
 
     page.reload()
-    page.locator("#teach-product input").click()
-    page.get_by_role("option", name="Blue plate").click()
+    page.locator("#teach-product").get_by_label("Blue plate").check()
     expect(page.locator("#teach-facts")).to_contain_text("14 photos of its training are kept")
     more = packed(tmp_path / "more.zip", range(20, 26))
     page.locator("#teach-files input[type=file]").set_input_files(more)

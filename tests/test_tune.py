@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 from PIL import Image
-from served import CHROMIUM, CHROMIUM_ARGS, launched
+from served import launched
 
 from anomaly import runs, training
 from anomaly.accounts import OPERATOR, SUPERVISOR, VISITOR, Person
@@ -498,21 +498,16 @@ def test_the_same_on_the_command_line(site, capsys, tmp_path):
 
 
 @pytest.fixture
-def page(site, tmp_path):
-    """The tab as a supervisor sees it, in Debian's chromium."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("needs Debian's chromium: apt-get install chromium")
+def page(site, tmp_path, browser):
+    """The tab as a supervisor sees it."""
     for score in (4.0, 7.0, 12.0):
         record(site.history, tmp_path, score)
-    app = launched(site, tune, person().person)
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(30_000)
-        page.goto(app.local_url)
-        yield page
-        browser.close()
+    app = launched(site, person().person, tune)
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(30_000)
+    page.goto(app.local_url)
+    yield page
+    page.close()
     app.close(verbose=False)
 
 
@@ -525,8 +520,7 @@ def line(page, name: str) -> float:
 def test_the_lines_follow_the_sliders_before_the_server_answers(page, site):
     from playwright.sync_api import expect
 
-    page.locator("#tune-product input").click()
-    page.get_by_role("option", name="Plate").click()
+    page.locator("#tune-product").get_by_label("Plate").check()
     expect(page.locator("#tune-said h2")).to_contain_text("FAIL 9 · REVIEW 6")
     end = float(page.locator(".histogram").get_attribute("data-end"))
     assert line(page, "fail") == pytest.approx(9 / end, abs=0.003)
@@ -543,8 +537,7 @@ def test_the_lines_follow_the_sliders_before_the_server_answers(page, site):
 def test_a_supervisor_tunes_saves_is_told_of_another_and_rolls_back(page, site):
     from playwright.sync_api import expect
 
-    page.locator("#tune-product input").click()
-    page.get_by_role("option", name="Plate").click()
+    page.locator("#tune-product").get_by_label("Plate").check()
     page.locator("#tune-review input[type=number]").fill("3")
     page.locator("#tune-fail input[type=number]").fill("5")
     expect(page.locator("#tune-said h2")).to_contain_text("FAIL 5 · REVIEW 3")

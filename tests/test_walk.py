@@ -5,13 +5,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from served import CHROMIUM, CHROMIUM_ARGS, running_app
+from served import running_app
 
 from anomaly import synthetic
 from anomaly.accounts import SUPERVISOR, set_password
 
 playwright = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
 PASSWORD = "seven brass gears"
 WAIT = 60_000  # milliseconds: a product is taught on the way
 
@@ -23,7 +22,7 @@ def zipped(path: Path, photos: list[Path]) -> Path:
     return path
 
 
-def test_a_new_product_goes_all_the_way(tmp_path):
+def test_a_new_product_goes_all_the_way(tmp_path, browser):
     synthetic.write_product(tmp_path / "toys", "leather", train=24, test=4, size=128, seed=3)
     toys = tmp_path / "toys" / "leather"
     good = zipped(tmp_path / "good.zip", sorted((toys / "train" / "good").iterdir()))
@@ -31,8 +30,7 @@ def test_a_new_product_goes_all_the_way(tmp_path):
     set_password(tmp_path / "people.json", "anna", role=SUPERVISOR, password=PASSWORD)
     places = {"--runs": "runs", "--thresholds": "threshold.json", "--record": "record", "--auth-file": "people.json"}
     options = [text for option, name in places.items() for text in (option, str(tmp_path / name))]
-    with running_app(*options) as (address, _), playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
+    with running_app(*options) as (address, _):
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.set_default_timeout(WAIT)
         expect = playwright.expect
@@ -55,8 +53,7 @@ def test_a_new_product_goes_all_the_way(tmp_path):
         (name,) = [place.name for place in (tmp_path / "runs").iterdir() if not place.name.startswith((".", "_"))]
 
         page.get_by_role("tab", name="Tune").click()
-        page.locator("#tune-product input").click()
-        page.get_by_role("option", name="Leather strap").click()
+        page.locator("#tune-product").get_by_label("Leather strap").check()
         fail = page.locator("#tune-fail input[type=number]")
         expect(fail).to_be_visible()
         limit = float(fail.input_value())
@@ -84,4 +81,3 @@ def test_a_new_product_goes_all_the_way(tmp_path):
 
         page.get_by_role("tab", name="Dashboard").click()
         expect(page.locator("#dashboard-record")).to_contain_text("8")
-        browser.close()

@@ -174,7 +174,7 @@ def _add_inspections(api: FastAPI, site: Site, line: Line, caller: Caller) -> No
         if len(images) > MOST:
             problem = f"{len(images)} images were given, at most {MOST} go into one request"
             raise errors.ImageTooLarge(problem, "Send several requests")
-        await run_sync(_require_category, site, category)
+        await run_sync(site.category, category)
         found = []
         for image in images:  # each waits for its turn anew, so that a batch keeps nobody waiting for all of it
             try:
@@ -209,7 +209,7 @@ def _inspect(
     """Status and answer for one uploaded photo; it is on the record when somebody with a role sent it."""
     with _stored(image) as path:
         try:
-            _require_category(site, category)
+            site.category(category)
             found = site.inspector.inspect(path, category=category, detector=detector or None)
             if site.history and person.may(OPERATOR):
                 site.history.add(found, user=person.name)
@@ -233,15 +233,6 @@ def _stored(image: UploadFile) -> Iterator[Path]:
         with path.open("wb") as file:
             shutil.copyfileobj(image.file, file, MEGABYTE)
         yield path
-
-
-def _require_category(site: Site, category: str | None) -> None:
-    names = [info.name for info in site.inspector.categories()]
-    choices = f"Give one of: {', '.join(names) or 'none is trained yet'}"
-    if not category:
-        raise UsageError("No category was given", choices)
-    if category not in names:
-        raise errors.UnknownName(f"Category {category!r} does not exist", choices)
 
 
 def _categories(site: Site) -> list[dict]:

@@ -177,8 +177,7 @@ class BatchHandlers:
 
     def products(self) -> list[tuple[str, str]]:
         """(title, name) of every category, and last the choice by folder."""
-        infos = self.site.inspector.categories()
-        return [*((info.title, info.name) for info in infos), ("Several: each photo's folder names it", BY_FOLDER)]
+        return [*self.site.products(), ("Several: each photo's folder names it", BY_FOLDER)]
 
     def start(self, session: Session, category: str | None, files: list[str] | None, *, now: str | None = None) -> str:
         """Begin a batch of uploaded files and ZIPs; gives its ticket. `now` is that of the batch before."""

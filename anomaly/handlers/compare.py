@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly import render
-from anomaly.errors import AnomalyError, UnknownName, UsageError
+from anomaly.errors import AnomalyError, UsageError
 from anomaly.handlers.inspect import EXPIRED, doubt
 from anomaly.handlers.session import Notice, Session, Site, sentence
 from anomaly.images import shrink
@@ -82,17 +82,11 @@ class CompareHandlers:
     """The verbs of the Compare tab. Nothing is recorded: the same part is judged many times here."""
 
     def __init__(self, site: Site):
+        self.site = site
         self.inspector = site.inspector
 
-    def products(self) -> list[tuple[str, str]]:
-        """(title, name) of every category, for the list."""
-        return [(info.title, info.name) for info in self.inspector.categories()]
-
     def choose_product(self, asked: Comparison, category: str | None) -> None:
-        known = {info.name: info for info in self.inspector.categories()}
-        if category not in known:
-            raise UnknownName(f"Category {category!r} does not exist", f"Choose one of: {', '.join(known)}")
-        asked.product = known[category]
+        asked.product = self.site.category(category)
         asked.turn += 1
 
     def take_photo(self, asked: Comparison, path: str | None) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 
 import numpy as np
 
-from anomaly import runs
+from anomaly import metrics, runs
 from anomaly.accounts import OPERATOR
 from anomaly.errors import AnomalyError, RecordError, ThresholdError, UsageError
 from anomaly.handlers.session import Session, Site
@@ -88,14 +88,6 @@ class DashboardHandlers:
     def __init__(self, site: Site):
         self.site = site
 
-    def products(self) -> list[tuple[str, str]]:
-        """(title, name) of every category, for the filter."""
-        return [(info.title, info.name) for info in self.site.inspector.categories()]
-
-    def detectors(self) -> list[str]:
-        """Every detector that any category has."""
-        return sorted({name for info in self.site.inspector.categories() for name in info.detectors})
-
     def overview(self, session: Session, category: str | None = None, days: int = 30) -> Overview:
         """What the record says of the last `days` days, today included."""
         session.person.require(OPERATOR, "look at the record")
@@ -103,7 +95,7 @@ class DashboardHandlers:
             raise RecordError("This server keeps no record", "Start it with --record DIR")
         if days not in PERIODS:
             raise UsageError(f"The period is {days} days", f"Choose one of: {', '.join(map(str, PERIODS))}")
-        history, titles = self.site.history, {name: title for title, name in self.products()}
+        history, titles = self.site.history, {name: title for title, name in self.site.products()}
         today = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
         first = today - timedelta(days=days - 1)
         since = first.astimezone(timezone.utc).isoformat(timespec="seconds")
@@ -125,7 +117,7 @@ class DashboardHandlers:
         """What metrics.json says of each category's run of a detector, where it was evaluated."""
         session.person.require(OPERATOR, "look at the evaluation")
         found = []
-        for title, category in self.products():
+        for title, category in self.site.products():
             if detector not in runs.names(self.site.runs).get(category, ()):
                 continue
             try:
@@ -187,9 +179,7 @@ def _evaluated(title: str, run: Run) -> Evaluated:
 
 
 def _roc(good: list[float], defect: list[float]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Share of good and of defective scores at or over each score that occurs, from the highest down."""
     if not (good and defect):
         return None
-    limits = np.unique([*good, *defect])[::-1]
-    rates = [1 - np.searchsorted(np.sort(scores), limits, "left") / len(scores) for scores in (good, defect)]
-    return np.concatenate([[0.0], rates[0]]), np.concatenate([[0.0], rates[1]])
+    found = metrics.curves(np.repeat([0, 1], [len(good), len(defect)]), np.array(good + defect))
+    return found.false_alarms, found.recall

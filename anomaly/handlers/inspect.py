@@ -11,7 +11,7 @@ import numpy as np
 
 from anomaly import render
 from anomaly.accounts import OPERATOR
-from anomaly.errors import AnomalyError, RecordError, UnknownName, UsageError
+from anomaly.errors import AnomalyError, RecordError, UsageError
 from anomaly.handlers.session import Notice, Session, Site, refusal, sentence
 from anomaly.images import read_image, shrink
 from anomaly.inspection import Inspection, redecide
@@ -117,23 +117,15 @@ class InspectHandlers:
         self.site = site
         self.inspector = site.inspector
 
-    def products(self) -> list[tuple[str, str]]:
-        """(title, name) of every category, for the list."""
-        return [(info.title, info.name) for info in self.inspector.categories()]
-
-    def detectors(self) -> list[str]:
-        """Every detector that any category has."""
-        return sorted({name for info in self.inspector.categories() for name in info.detectors})
-
     def welcome(self) -> Notice:
-        if not self.products():
+        if not self.site.products():
             return Notice("idle", "No product yet", "Train one with `python -m anomaly train`, then reload this page.")
         return self.waiting(Session())
 
     def choose_product(self, session: Session, category: str | None) -> Product:
         session.product, session.examples = None, ()
         session.restart()
-        info = self._category(category)
+        info = self.site.category(category)
         examples = tuple(filter(None, map(_example, info.examples)))
         session.product, session.detector = info, info.active
         session.examples = tuple(one.path for one in examples)
@@ -226,8 +218,7 @@ class InspectHandlers:
         """One photo for a script: the keys of `python -m anomaly inspect --json`."""
         name = Path(path).name if path else None
         try:
-            if not category:
-                raise UsageError("No category was given", f"Give one of: {self._names()}")
+            self.site.category(category)
             if not path:
                 raise UsageError("No image was given", "Upload one and pass it as `image`")
             found = self.inspector.inspect(path, category=category, detector=detector or None).to_json()
@@ -235,15 +226,6 @@ class InspectHandlers:
         except AnomalyError as error:
             asked = {"path": name, "category": category, "detector": detector}
             return asked | {"verdict": None, "error": sentence(error, path)}
-
-    def _category(self, name: str | None):
-        for info in self.inspector.categories():
-            if info.name == name:
-                return info
-        raise UnknownName(f"Category {name!r} does not exist", f"Choose one of: {self._names()}")
-
-    def _names(self) -> str:
-        return ", ".join(name for _, name in self.products()) or "none is trained yet"
 
 
 def _refused(text: str) -> Notice:

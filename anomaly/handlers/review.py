@@ -13,7 +13,6 @@ from anomaly.errors import ImageError, RecordError, UsageError
 from anomaly.handlers.session import Notice, Session, Site
 from anomaly.history import SAID, Entry, History
 from anomaly.images import decode_image, read_image, stretch
-from anomaly.inspection import CategoryInfo
 from anomaly.monitor import Agreement
 
 WAITING, UNSURE, SPOT_CHECK = "waiting", "unsure", "spot check"
@@ -53,7 +52,6 @@ class Part:
         photo: (h, w, 3) uint8 RGB, plain; marked: the same with outlined defects.
         note: one plain sentence on what just happened, or "".
         types: of defects that people have named for this product, in the order in which they first did.
-        undoable: there is a word to take back.
     """
 
     entry: Entry
@@ -64,7 +62,6 @@ class Part:
     marked: np.ndarray
     types: tuple[str, ...]
     note: str
-    undoable: bool
 
 
 class ReviewHandlers:
@@ -73,16 +70,12 @@ class ReviewHandlers:
     def __init__(self, site: Site):
         self.site = site
 
-    def products(self) -> list[tuple[str, str]]:
-        """(title, name) of every category, for the filter."""
-        return [(info.title, info.name) for info in self._categories()]
-
     def lay_out(self, session: Session, desk: Desk, category: str | None = None, queue: str = WAITING) -> Part | Notice:
         """Begin with the newest part of a queue (of a random one for a spot check, so that it stands for all)."""
         self._allowed(session)
         if queue not in QUEUES:
             raise UsageError(f"There is no queue {queue!r}", f"Choose one of: {', '.join(QUEUES)}")
-        desk.category, desk.queue, desk.said = category, queue, []
+        desk.category, desk.queue = category, queue
         self._fill(desk)
         return self._show(desk)
 
@@ -135,9 +128,6 @@ class ReviewHandlers:
             raise RecordError("This server keeps no record", "Start it with --record DIR")
         return self.site.history
 
-    def _categories(self) -> list[CategoryInfo]:
-        return self.site.inspector.categories()
-
     def _fill(self, desk: Desk) -> None:
         verdicts, said = QUEUES[desk.queue]
         desk.order = self.site.history.numbers(category=desk.category, verdicts=verdicts, said=said)
@@ -173,14 +163,13 @@ class ReviewHandlers:
         photo, marked, lost = _pictures(entry)
         return Part(
             entry=entry,
-            title=next((info.title for info in self._categories() if info.name == entry.category), entry.category),
+            title={name: title for title, name in self.site.products()}.get(entry.category, entry.category),
             place=desk.at + 1,
             total=len(desk.order),
             photo=photo,
             marked=marked,
             types=tuple(self.site.history.defect_types(entry.category)[:MOST_TYPES]),
             note=" ".join(filter(None, (note, lost))),
-            undoable=bool(desk.said),
         )
 
 

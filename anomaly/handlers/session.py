@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anomaly.accounts import Person
-from anomaly.errors import AnomalyError
+from anomaly.errors import AnomalyError, UnknownName, UsageError
 from anomaly.history import History
 from anomaly.inspection import CategoryInfo, Inspection, Inspector
 
@@ -24,6 +24,24 @@ class Site:
     thresholds: Path
     inspector: Inspector
     history: History | None = None
+
+    def products(self) -> list[tuple[str, str]]:
+        """(title, name) of every category, for a list to choose from."""
+        return [(info.title, info.name) for info in self.inspector.categories()]
+
+    def detectors(self) -> list[str]:
+        """Every detector that any category has."""
+        return sorted({name for info in self.inspector.categories() for name in info.detectors})
+
+    def category(self, name: str | None) -> CategoryInfo:
+        """The category of that name. Raises UsageError without a name, UnknownName when there is none."""
+        found = {info.name: info for info in self.inspector.categories()}
+        choices = f"Give one of: {', '.join(found) or 'none is trained yet'}"
+        if not name:
+            raise UsageError("No category was given", choices)
+        if name not in found:
+            raise UnknownName(f"Category {name!r} does not exist", choices)
+        return found[name]
 
 
 @dataclass

@@ -13,7 +13,7 @@ import numpy as np
 from anomaly import detectors, intake, runs, teaching, training, versions
 from anomaly.accounts import SUPERVISOR
 from anomaly.detectors.base import Detector
-from anomaly.errors import AnomalyError, RecordError, TooFewImages, UnknownName, UsageError
+from anomaly.errors import AnomalyError, RecordError, TooFewImages, UsageError
 from anomaly.handlers.session import Session, Site
 from anomaly.history import Entry, History
 from anomaly.images import Box, checked_region, read_image, shrink
@@ -119,14 +119,12 @@ class TeachHandlers:
     def products(self, session: Session) -> list[tuple[str, str]]:
         """(title, name) of every product, to add photos to."""
         _allow(session)
-        return [(info.title, info.name) for info in self.site.inspector.categories()]
+        return self.site.products()
 
     def lessons(self, session: Session, category: str) -> Lessons:
         """What a product was taught with, and what could be added."""
         _allow(session)
-        info = next((one for one in self.site.inspector.categories() if one.name == category), None)
-        if info is None:
-            raise UnknownName(f"There is no product '{category}'", "Reload the page")
+        info = self.site.category(category)
         run = runs.open_run(self.site.runs, category, info.active)
         return Lessons(
             title=info.title,
@@ -293,9 +291,7 @@ class TeachHandlers:
 
     def _known(self, category: str) -> tuple[list[Path], Box | None]:
         """The photos that a product was taught with, and the region that it looks at."""
-        info = next((one for one in self.site.inspector.categories() if one.name == category), None)
-        if info is None:
-            raise UnknownName(f"There is no product '{category}'", "Reload the page")
+        info = self.site.category(category)
         run = runs.open_run(self.site.runs, category, info.active)
         return teaching.kept_photos(self.site.runs, run), run.region
 

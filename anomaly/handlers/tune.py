@@ -42,7 +42,7 @@ class TuneHandlers:
     def products(self, session: Session) -> list[tuple[str, str]]:
         """(title, name) of every category."""
         session.person.require(OPERATOR, "look at limits")
-        return [(info.title, info.name) for info in self.site.inspector.categories()]
+        return self.site.products()
 
     def detectors(self, session: Session, category: str) -> tuple[str, ...]:
         session.person.require(OPERATOR, "look at limits")

@@ -22,6 +22,7 @@ from anomaly.inspection import Inspector
 from anomaly.ui import batch, compare, dashboard, inspect, review, teach, theme, tune
 from anomaly.ui.guard import Guard
 from anomaly.ui.signin import SCRIPT, Door
+from anomaly.ui.wiring import html
 
 TITLE = "Surface inspection"
 KEPT = 3600  # seconds that a photo and its map stay in memory after the last look at them
@@ -30,7 +31,7 @@ LARGEST_UPLOAD = "64mb"
 
 HEADER = f"""<header id="masthead">{theme.ICON.read_text(encoding="utf-8")}<h1>{TITLE}</h1>{theme.LANGUAGES}</header>"""
 
-# In their order; each has a TITLE, the ROLE from which it is shown, and `build(app, site, session)`.
+# In their order; each has a TITLE, the ROLE from which it is shown, and `build(site, session)`, for the open tab.
 TABS = (inspect, compare, batch, review, tune, teach, dashboard)
 
 
@@ -40,13 +41,13 @@ def build_app(site: Site, desk: Desk | None = None) -> gr.Blocks:
     # Uploads older than an hour are swept every ten minutes.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as app:
         with gr.Row(elem_id="top"):
-            gr.HTML(HEADER, apply_default_css=False, js_on_load=None)
-            account = gr.HTML(door.control(Person()), apply_default_css=False, js_on_load=SCRIPT, elem_id="account")
+            html("header", HEADER)
+            account = html("account", door.control(Person()), script=SCRIPT)
         session = gr.State(Session(), time_to_live=KEPT)
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             for room in TABS:
                 with gr.Tab(room.TITLE, id=room.TITLE.lower(), visible=Person().may(room.ROLE)) as tab:
-                    room.build(app, site, session)
+                    room.build(site, session)
                 tabs[tab] = room.ROLE
         door.connect(app, account, session, tabs)
     app.queue(max_size=64)

@@ -7,14 +7,14 @@ from html import escape
 
 import gradio as gr
 
-from anomaly.accounts import OPERATOR
+from anomaly.accounts import OPERATOR, SUPERVISOR
 from anomaly.errors import AnomalyError
 from anomaly.handlers.batch import PAGE, BatchHandlers, Card, Page, Progress
 from anomaly.handlers.session import Notice, Session, Site, refusal
 from anomaly.report import ERROR, VERDICTS
 from anomaly.ui import pieces
-from anomaly.ui.inspect import QUICK
 from anomaly.ui.photo import Photos
+from anomaly.ui.wiring import AT_ONCE, ONCE, QUICK, html
 
 TITLE, ROLE = "Batch", OPERATOR
 
@@ -31,9 +31,6 @@ STATES = {
 }
 ICONS = {ERROR: "refused"}
 NOTHING = '<p class="nothing">No photo matches these filters.</p>'
-EVENT = QUICK | {"queue": False}
-# What comes while the one before is answered is dropped: a second click, or ticks on a slow line.
-ONCE = EVENT | {"trigger_mode": "once"}
 
 
 class Download(gr.DownloadButton):
@@ -48,10 +45,9 @@ class Download(gr.DownloadButton):
         return None
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
-    room = Room(BatchHandlers(site), session)
-    room.connect(app)
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
+    Room(BatchHandlers(site), session).connect()
 
 
 class Room:
@@ -63,8 +59,8 @@ class Room:
         # Kept by the browser, so that a page that is opened anew finds its batch again.
         self.ticket = gr.BrowserState(None, storage_key="anomaly-batch")
         self.first = gr.State(0)
-        self.clock = gr.Timer(1.0)
-        with gr.Row(elem_id="batch") as self.room:
+        self.clock = gr.Timer(1.0, active=False)
+        with gr.Row(elem_id="batch", elem_classes="bench") as self.room:
             with gr.Column(elem_id="batch-controls"):
                 self._lay_out_controls()
             with gr.Column(elem_id="batch-result"):
@@ -75,18 +71,20 @@ class Room:
         self.told = [self.session, self.clock, *shown, *self.downloads, *self.seen[1:]]
 
     def _lay_out_controls(self) -> None:
-        self.product = gr.Radio(self.handlers.products(), value=None, label="Product", elem_id="batch-product")
+        self.product = gr.Radio(
+            self.handlers.products(), value=None, label="Product", elem_id="batch-product", elem_classes="chips"
+        )
         self.files = Photos(
             label="Photos, or a ZIP of photos", file_count="multiple", height=190, elem_id="batch-files"
         )
         self.start = gr.Button("Inspect all", variant="primary", elem_id="batch-start")
-        with gr.Accordion("A folder of the server (supervisors)", open=False):
+        with gr.Accordion("A folder of the server", open=False, visible=False) as self.server:
             self.folder = gr.Textbox(label="Path on the server", max_lines=1)
             self.start_folder = gr.Button("Inspect the folder")
 
     def _lay_out_result(self) -> None:
-        self.refusal = _html("batch-refusal")
-        self.progress = _html("batch-progress", pieces.notice(WELCOME))
+        self.refusal = html("batch-refusal")
+        self.progress = html("batch-progress", pieces.notice(WELCOME))
         self.stop = gr.Button("Stop, and keep what is done", visible=False, elem_id="batch-stop")
         with gr.Column(visible=False, elem_id="batch-found") as self.results:
             with gr.Row(elem_id="batch-downloads"):
@@ -95,27 +93,33 @@ class Room:
                 self.verdict = gr.Radio(_choices({}), value=ALL, label="Verdict", elem_id="batch-verdict")
                 self.text = gr.Textbox(label="Name, product or remark contains", max_lines=1)
                 self.view = gr.Radio([GALLERY, TABLE], value=GALLERY, label="Show as")
-            self.photos = _html("batch-photos")
+            self.photos = html("batch-photos")
             with gr.Row(elem_id="batch-pager") as self.pages:
                 self.back = gr.Button("Previous", size="md")
-                self.pager = _html("batch-place")
+                self.pager = html("batch-place")
                 self.on = gr.Button("Next", size="md")
 
-    def connect(self, app: gr.Blocks) -> None:
+    def connect(self) -> None:
         session, ticket = self.session, self.ticket
-        # A product that was taught meanwhile appears when the tab is opened again.
-        listed = [app.load, self.room.parent.select]
-        gr.on(listed, lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
+        self.room.parent.select(self.arrive, session, [self.product, self.server, self.clock], **QUICK)
         asked = [session, ticket, self.product]
         self.start.click(self.begin, [*asked, self.files], self.begun, **ONCE)
         self.start_folder.click(self.begin_folder, [*asked, self.folder], self.begun, **ONCE)
-        self.stop.click(self.end, [session, ticket], [session, self.refusal, self.stop], **EVENT)
+        self.stop.click(self.end, [session, ticket], [session, self.refusal, self.stop], **AT_ONCE)
         self.clock.tick(self.tick, [session, ticket], self.told, **ONCE)
         chosen = [session, ticket, self.verdict, self.text, self.view]
         # One listener for the three, so that the last change is answered last.
-        gr.on([self.verdict.input, self.text.change, self.view.input], self.look, chosen, self.seen, **EVENT)
+        gr.on([self.verdict.input, self.text.change, self.view.input], self.look, chosen, self.seen, **AT_ONCE)
         for button, step in ((self.back, -PAGE), (self.on, PAGE)):
-            button.click(partial(self.turn, step), [*chosen, self.first], self.seen, **EVENT)
+            button.click(partial(self.turn, step), [*chosen, self.first], self.seen, **AT_ONCE)
+
+    def arrive(self, session: Session) -> dict:
+        """Products that were taught meanwhile appear, and the batch of a page that was left."""
+        return {
+            self.product: gr.update(choices=self.handlers.products()),
+            self.server: gr.update(visible=session.person.may(SUPERVISOR)),
+            self.clock: gr.Timer(active=True),
+        }
 
     def begin(self, session: Session, now: str | None, product: str | None, files: list[str]) -> dict:
         return self._begin(session, lambda: self.handlers.start(session, product, files, now=now)) | {self.files: None}
@@ -193,7 +197,6 @@ def _choices(counts: dict[str, int]) -> list[tuple[str, str]]:
 
 def progress(now: Progress) -> str:
     """Bar, count, rate, time left, and how many of each verdict so far."""
-    share = 100 * now.done / now.total
     facts = [f"<b>{now.done:,}</b> of {now.total:,}"]
     if now.done and now.rate:
         facts.append(f"{now.rate:.1f} a second" if now.rate >= 1 else f"{1 / now.rate:.1f} seconds each")
@@ -207,9 +210,8 @@ def progress(now: Progress) -> str:
     said = "".join(f'<p class="said" role="alert">{escape(sentence)}</p>' for sentence in now.said)
     return (
         f'<section class="progress"><h2>{STATES[now.state]}</h2>'
-        '<div class="bar" role="progressbar" aria-label="Photos inspected" aria-valuemin="0"'
-        f' aria-valuemax="{now.total}" aria-valuenow="{now.done}"><i style="width:{share:.1f}%"></i></div>'
-        f'<p class="facts">{" · ".join(facts)}</p><ul aria-label="Verdicts so far">{counts}</ul>{said}</section>'
+        f'{pieces.bar("Photos inspected", now.done, now.total)}<p class="facts">{" · ".join(facts)}</p>'
+        f'<ul aria-label="Verdicts so far">{counts}</ul>{said}</section>'
     )
 
 
@@ -272,7 +274,3 @@ def _duration(seconds: float) -> str:
         return f"{math.ceil(seconds)} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _html(name: str, value: str = "") -> gr.HTML:
-    return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=None)

@@ -38,7 +38,7 @@ def stacks(columns: Sequence[tuple[str, Sequence[int]]], kinds: Sequence[str], l
     """One stacked column for each (name, counts); `kinds` name the parts and their style, from the bottom up."""
     top = max((sum(counts) for _, counts in columns), default=0) or 1
     drawn = "".join(
-        f'<li title="{escape(name)}: {escape(", ".join(f"{n} {kind}" for n, kind in zip(counts, kinds)))}">'
+        f'<li title="{escape(" · ".join((name, *(f"{n} {kind}" for n, kind in zip(counts, kinds)))))}">'
         + "".join(
             f'<i class="{kind.lower()}" style="height:{100 * n / top:.2f}%"></i>'
             for n, kind in reversed(list(zip(counts, kinds)))
@@ -60,7 +60,7 @@ def dots(columns: Sequence[tuple[str, Share]], label: str) -> str:
     top = max((share.interval[1] for _, share in columns if share.n), default=1.0)
     top = math.ceil(top * 20) / 20
     drawn = "".join(
-        f'<li title="{escape(name)}: {percent(share)}">'
+        f'<li title="{escape(name)} · {percent(share)}">'
         + (
             f'<i class="range" style="bottom:{100 * share.interval[0] / top:.2f}%;'
             f'height:{100 * (share.interval[1] - share.interval[0]) / top:.2f}%"></i>'
@@ -124,10 +124,10 @@ def radar(values: Sequence[tuple[str, float | None]], title: str) -> str:
             f'<text x="{across:.1f}" y="{down:.1f}" text-anchor="{anchor}">{escape(name)}'
             f'<tspan x="{across:.1f}" dy="12" class="value">{shown}</tspan></text>'
         )
-    said = ", ".join(f"{name} {'unknown' if value is None else f'{value:.2f}'}" for name, value in values)
+    said = " · ".join(f"{name} {'unknown' if value is None else f'{value:.2f}'}" for name, value in values)
     return (
         f'<figure class="radar"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 300 230" role="img" aria-label="{escape(f"{title}: {said}")}">{grid}'
+        f'<svg viewBox="0 0 300 230" role="img" aria-label="{escape(f"{title} · {said}")}">{grid}'
         f'<polygon class="area" points="{ring(RADAR * (value or 0) for _, value in values)}"/>{words}</svg></figure>'
     )
 

@@ -11,9 +11,9 @@ from anomaly.accounts import VISITOR
 from anomaly.errors import AnomalyError
 from anomaly.handlers.compare import CompareHandlers, Comparison, Pictures, Reading, Side, nearest, verdicts
 from anomaly.handlers.session import Session, Site, refusal
-from anomaly.ui import pieces
-from anomaly.ui.inspect import CAMERA, QUICK
-from anomaly.ui.photo import Photo
+from anomaly.ui import charts, pieces
+from anomaly.ui.photo import drop_zone
+from anomaly.ui.wiring import QUICK, html
 
 TITLE, ROLE = "Compare", VISITOR
 
@@ -23,9 +23,9 @@ LOWEST = 0.1  # limits: where the bars of the products begin
 TALLEST = 420  # CSS pixels of a picture, so that two pairs of them fit on one screen
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
-    Bench(CompareHandlers(site)).connect(app, session)
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
+    Bench(CompareHandlers(site)).connect(session)
 
 
 class Bench:
@@ -36,34 +36,24 @@ class Bench:
         self.asked = gr.State(Comparison())
         with gr.Row(elem_id="compare", elem_classes="bench") as self.room:
             with gr.Column(elem_id="compare-controls"):
-                self.photo = Photo(
-                    label="Photo to compare",
-                    placeholder="Drop a photo here\nor click to choose a file",
-                    sources=["upload", "webcam", "clipboard"],
-                    webcam_options=CAMERA,
-                    buttons=[],
-                    height=208,
-                    interactive=True,
-                    elem_id="compare-photo",
-                    elem_classes="drop",
-                )
+                self.photo = drop_zone("Photo to compare", "compare-photo")
                 self.inspected = gr.Button("Take the photo of the Inspect tab", elem_id="take-inspected")
                 self.product = gr.Radio(
-                    handlers.products(),
+                    handlers.site.products(),
                     value=None,
                     label="Product whose detectors to compare",
                     elem_id="compare-product",
                     elem_classes="chips",
                 )
             with gr.Column(elem_id="compare-result"):
-                self.sides = _html("sides", pieces.notice(handlers.waiting(Comparison())))
-                self.ranking = _html("ranking")
+                self.sides = html("sides", pieces.notice(handlers.waiting(Comparison())))
+                self.ranking = html("ranking")
 
-    def connect(self, app: gr.Blocks, session: gr.State) -> None:
+    def connect(self, session: gr.State) -> None:
         asked, result = self.asked, [self.asked, self.sides, self.ranking]
         # A product that was taught meanwhile appears when the tab is opened again.
-        listed = [app.load, self.room.parent.select]
-        gr.on(listed, lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
+        listed = self.room.parent.select
+        listed(lambda: gr.update(choices=self.handlers.site.products()), None, self.product, **QUICK)
         taken = self.photo.input(self.take_photo, [asked, self.photo], [*result, self.photo], **QUICK)
         same = self.inspected.click(self.take_inspected, [asked, session], [*result, self.product], **QUICK)
         chosen = self.product.input(self.choose_product, [asked, self.product], result, **QUICK)
@@ -103,7 +93,7 @@ class Bench:
     def compare_products(self, asked: Comparison) -> Iterator[dict]:
         """The table grows product by product."""
         try:
-            total, sides = len(self.handlers.products()), []
+            total, sides = len(self.handlers.site.products()), []
             for side in self.handlers.all_products(asked):
                 sides.append(side)
                 yield {self.asked: asked, self.ranking: ranking(asked, sides, total)}
@@ -164,12 +154,11 @@ def level(reading: Reading) -> str:
 
 
 def standing(reading: Reading) -> str:
-    """Where the score lies among good parts: a dot, and the 95% interval as a band round it."""
+    """Where the score lies among good parts: a mark, and the 95% interval as a line through it."""
     found = reading.standing
     return (
-        '<p class="rank">Rank among good parts</p><div class="whisker" aria-hidden="true">'
-        f'<i class="band" style="left:{100 * found.low:.1f}%;right:{100 - 100 * found.high:.1f}%"></i>'
-        f'<i class="dot" style="left:{100 * found.below / found.n:.1f}%"></i></div>'
+        '<p class="rank">Rank among good parts</p>'
+        f"{charts.whisker(found.below / found.n, found.low, found.high, bar=False)}"
         '<div class="ticks" aria-hidden="true"><span>0%</span><span>50%</span><span>100%</span></div>'
         f'<p class="small">{escape(reading.doubt)}</p>'
     )
@@ -241,7 +230,3 @@ def ladder(level: float) -> str:
     share = min(max((math.log10(max(level, LOWEST)) + 1) / 3, 0), 1) * 100
     fill = f'<i class="fill" style="width:{share:.1f}%"></i>'
     return f'<div class="meter" aria-hidden="true">{fill}<i class="limit"></i></div>'
-
-
-def _html(name: str, value: str = "") -> gr.HTML:
-    return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=None)

@@ -12,17 +12,17 @@ from anomaly.handlers.dashboard import METRICS, PERIODS, DashboardHandlers, Eval
 from anomaly.handlers.session import Session, Site, refusal
 from anomaly.monitor import Figures, Share
 from anomaly.ui import charts, pieces
+from anomaly.ui.wiring import QUICK, html
 
 TITLE, ROLE = "Dashboard", OPERATOR
 
 EVERY = "All products"
 MONTH = PERIODS[1]
-QUIET = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 AUROC_FROM = 0.5  # where the axis of the bars begins: chance
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
     Room(DashboardHandlers(site), session).connect()
 
 
@@ -31,13 +31,13 @@ class Room:
 
     def __init__(self, handlers: DashboardHandlers, session: gr.State):
         self.handlers, self.session = handlers, session
-        detectors = handlers.detectors()
+        detectors = handlers.site.detectors()
         with gr.Column(elem_id="dashboard") as self.column:
             with gr.Row(elem_classes="filters"):
                 self.product = gr.Radio([EVERY], value=EVERY, label="Product", elem_id="dashboard-product")
                 periods = [(f"{days} days", days) for days in PERIODS]
                 self.days = gr.Radio(periods, value=MONTH, label="Period", elem_id="dashboard-days")
-            self.record = gr.HTML(elem_id="dashboard-record", js_on_load=None, apply_default_css=False)
+            self.record = html("dashboard-record")
             with gr.Row(elem_classes="filters"):
                 self.detector = gr.Radio(
                     detectors,
@@ -45,22 +45,21 @@ class Room:
                     label="Evaluation on test images when trained, of detector",
                     elem_id="dashboard-detector",
                 )
-            self.evaluation = gr.HTML(elem_id="dashboard-evaluation", js_on_load=None, apply_default_css=False)
+            self.evaluation = html("dashboard-evaluation")
 
     def connect(self) -> None:
         recorded = (self.overview, [self.session, self.product, self.days], self.record)
         evaluated = (self.evaluate, [self.session, self.detector], self.evaluation)
-        late = {"trigger_mode": "always_last"} | QUIET
-        opened = self.column.parent.select(self.products, self.session, self.product, **QUIET)
-        opened.then(*recorded, **QUIET).then(*evaluated, **QUIET)
-        self.product.input(*recorded, **late)
-        self.days.input(*recorded, **late)
-        self.detector.input(*evaluated, **late)
+        opened = self.column.parent.select(self.products, self.session, self.product, **QUICK)
+        opened.then(*recorded, **QUICK).then(*evaluated, **QUICK)
+        self.product.input(*recorded, **QUICK)
+        self.days.input(*recorded, **QUICK)
+        self.detector.input(*evaluated, **QUICK)
 
     def products(self, session: Session):
         if not session.person.may(ROLE):
             return gr.update()
-        return gr.update(choices=[EVERY, *self.handlers.products()])
+        return gr.update(choices=[EVERY, *self.handlers.site.products()])
 
     def overview(self, session: Session, product: str, days: int) -> str:
         try:

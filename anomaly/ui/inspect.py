@@ -7,40 +7,21 @@ from anomaly.errors import AnomalyError
 from anomaly.handlers.inspect import STORED, InspectHandlers
 from anomaly.handlers.session import Notice, Session, Site, refusal
 from anomaly.ui import pieces
-from anomaly.ui.photo import Photo
+from anomaly.ui.photo import Photo, drop_zone
+from anomaly.ui.wiring import AT_ONCE, QUICK, SEND_INDEX, html
 
 TITLE, ROLE = "Inspect", VISITOR
 
-# A mirrored photo is another part: lettering, threads and one-sided defects would no longer match the good ones.
-CAMERA = gr.WebcamOptions(
-    mirror=False,
-    constraints={"video": {"facingMode": "environment", "width": {"ideal": 1920}, "height": {"ideal": 1080}}},
-)
-
-# Bubbles the click on an example up to gradio, with the index of the example only.
-SEND_INDEX = """element.addEventListener('click', event => {
-  const button = event.target.closest('button[data-index]');
-  if (button) trigger('click', {index: Number(button.dataset.index)});
-});"""
-
-# "always_last": an event that comes while the one before it runs must not be dropped, as gradio does by default.
-QUICK = {
-    "show_progress": "hidden",
-    "trigger_mode": "always_last",
-    "api_visibility": "private",
-    "concurrency_limit": None,
-}
 # An event repeated by "always_last" reads its components anew but carries the first click's data, here its index.
 CLICKS = QUICK | {"trigger_mode": "multiple", "concurrency_limit": 1, "concurrency_id": "clicks"}
 # One network at a time for everybody: two at once on the same cores would each take twice as long.
 NETWORK = QUICK | {"concurrency_limit": 1, "concurrency_id": "network"}
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
     handlers = InspectHandlers(site)
-    bench = Bench(handlers, session)
-    bench.connect(app)
+    Bench(handlers, session).connect()
     publish(handlers)
 
 
@@ -66,24 +47,13 @@ class Bench:
     def _lay_out_controls(self) -> None:
         handlers = self.handlers
         self.product = gr.Radio(
-            handlers.products(), value=None, label="Product", elem_id="product", elem_classes="chips"
+            handlers.site.products(), value=None, label="Product", elem_id="product", elem_classes="chips"
         )
-        self.hint = _html("hint", '<p class="hint">Choose a product first.</p>')
-        self.photo = Photo(
-            label="Photo",
-            placeholder="Drop a photo here\nor click to choose a file",
-            sources=["upload", "webcam", "clipboard"],
-            webcam_options=CAMERA,
-            buttons=[],
-            height=208,
-            interactive=True,
-            visible=False,
-            elem_id="photo",
-            elem_classes="drop",
-        )
-        self.examples = gr.HTML(elem_id="examples", js_on_load=SEND_INDEX, apply_default_css=False, visible=False)
+        self.hint = html("hint", '<p class="hint">Choose a product first.</p>')
+        self.photo = drop_zone("Photo", "photo", visible=False)
+        self.examples = html("examples", script=SEND_INDEX)
         self.detector = gr.Radio(
-            handlers.detectors(),
+            handlers.site.detectors(),
             value=None,
             label="Detector",
             elem_id="detector",
@@ -92,7 +62,7 @@ class Bench:
         )
 
     def _lay_out_result(self) -> None:
-        self.verdict = _html("verdict", pieces.notice(self.handlers.welcome()))
+        self.verdict = html("verdict", pieces.notice(self.handlers.welcome()))
         with gr.Row(elem_id="tuning", visible=False) as self.tuning:
             self.limit = gr.Slider(
                 1,
@@ -107,19 +77,19 @@ class Bench:
             )
             self.reset = gr.Button("Reset to stored limit", elem_id="reset", scale=0)
         with gr.Row(elem_id="panels", visible=False) as self.panels:
-            self.original = _html("original")
-            self.reconstruction = _html("reconstruction")
-            self.heatmap = _html("heatmap")
-        self.regions = _html("regions", pieces.legend())
+            self.original = html("original")
+            self.reconstruction = html("reconstruction")
+            self.heatmap = html("heatmap")
+        self.regions = html("regions", pieces.legend())
         self.ask = gr.Button("Why? Show a good part beside it", elem_id="ask", visible=False)
-        self.why = _html("why")
+        self.why = html("why")
 
-    def connect(self, app: gr.Blocks) -> None:
+    def connect(self) -> None:
         session, result = self.session, self.result
         offered = [self.hint, self.photo, self.detector, self.examples]
         # A product that was taught meanwhile appears when the tab is opened again.
-        listed = [app.load, self.room.parent.select]
-        gr.on(listed, lambda: gr.update(choices=self.handlers.products()), None, self.product, **QUICK)
+        listed = self.room.parent.select
+        listed(lambda: gr.update(choices=self.handlers.site.products()), None, self.product, **QUICK)
         for event in (
             self.product.input(self.choose_product, [session, self.product], [*result, *offered], **QUICK),
             self.detector.input(self.choose_detector, [session, self.detector], result, **QUICK),
@@ -128,8 +98,8 @@ class Bench:
         ):
             event.then(self.run_network, [session], result, **NETWORK)
         moved = [session, self.verdict, self.heatmap, self.regions]
-        self.limit.input(self.move_limit, [session, self.limit], moved, queue=False, **QUICK)
-        self.reset.click(self.reset_limit, [session], [self.limit, *moved], queue=False, **QUICK)
+        self.limit.input(self.move_limit, [session, self.limit], moved, **AT_ONCE)
+        self.reset.click(self.reset_limit, [session], [self.limit, *moved], **AT_ONCE)
         self.ask.click(self.explain, [session], [session, self.ask, self.why], **NETWORK)
 
     def choose_product(self, session: Session, category: str | None) -> dict:
@@ -141,7 +111,7 @@ class Bench:
             self.hint: gr.update(visible=False),
             self.photo: gr.update(visible=True, value=None),
             self.detector: gr.update(choices=list(product.detectors), value=product.active, visible=True),
-            self.examples: gr.update(value=pieces.examples(product.examples), visible=bool(product.examples)),
+            self.examples: pieces.examples(product.examples),
         }
 
     def choose_detector(self, session: Session, detector: str) -> dict:
@@ -227,7 +197,7 @@ def publish(handlers: InspectHandlers) -> None:
 
     def categories() -> dict:
         """What can be inspected: the title of each category by its name."""
-        return {name: title for title, name in handlers.products()}
+        return {name: title for title, name in handlers.site.products()}
 
     with gr.Row(visible=False):
         asked = [gr.Textbox(label="category"), Photo(label="image"), gr.Textbox(label="detector")]
@@ -235,7 +205,3 @@ def publish(handlers: InspectHandlers) -> None:
         public = {"api_visibility": "public", "trigger_mode": "multiple"}
         gr.Button().click(inspect, asked, found, api_name="inspect", **NETWORK | public)
         gr.Button().click(categories, None, gr.JSON(label="categories"), api_name="categories", **QUICK | public)
-
-
-def _html(name: str, value: str = "") -> gr.HTML:
-    return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=None)

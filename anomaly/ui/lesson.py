@@ -1,14 +1,14 @@
 """How a lesson looks: photos to choose from, a training on its way, what it learned. HTML and SVG, no gradio."""
 
-import base64
 import math
 from html import escape
 
 import numpy as np
 
 from anomaly.handlers.teach import Checked, Learned, Lessons, Taught, Tray
+from anomaly.intake import FEWEST
 from anomaly.lessons import CANCELLED, DONE, FAILED, RUNNING, Lesson
-from anomaly.ui.pieces import icon, number, picture
+from anomaly.ui.pieces import bar, data_uri, icon, moment, number, picture
 from anomaly.versions import Side, Version
 
 STAGES = {
@@ -26,14 +26,6 @@ WIDTH, HEIGHT, LEFT, BOTTOM = 640, 220, 44, 34  # of a drawing and its margins, 
 def words(title: str, text: str, kind: str = "idle") -> str:
     return (
         f'<section class="said {kind}">{icon(kind)}<div><h3>{escape(title)}</h3><p>{escape(text)}</p></div></section>'
-    )
-
-
-def bar(label: str, done: int, total: int) -> str:
-    share = 100 * done / max(1, total)
-    return (
-        f'<div class="bar" role="progressbar" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="100"'
-        f' aria-valuenow="{share:.0f}"><i style="width:{share:.1f}%"></i></div>'
     )
 
 
@@ -56,6 +48,8 @@ def summary(tray: Tray) -> str:
     kept, total = sum(tray.kept), len(tray.photos)
     odd = sum(1 for photo in tray.photos if photo.reasons)
     said = f"{odd} of them stand out and should be looked at." if odd else "None of them stands out."
+    if tray.category is None and kept < FEWEST:
+        said = f"At least {FEWEST} are needed. {said}"
     return f'<p class="sum" role="status"><b>{kept} of {total} photos will be learned from.</b> {said}</p>'
 
 
@@ -77,11 +71,7 @@ def tray(tray: Tray) -> str:
 def _card(tray: Tray, index: int) -> str:
     photo = tray.photos[index]
     name = escape(photo.name)
-    shown = (
-        f'<img src="data:image/jpeg;base64,{base64.b64encode(photo.thumbnail).decode()}" alt="" loading="lazy">'
-        if photo.thumbnail
-        else icon("refused")
-    )
+    shown = f'<img src="{data_uri(photo.thumbnail)}" alt="" loading="lazy">' if photo.thumbnail else icon("refused")
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in photo.reasons)
     states = '<b class="in">✓ Kept</b><b class="out">✕ Left out</b>' if photo.readable else "<b>✕ Cannot be used</b>"
     off = "" if photo.readable else " disabled"
@@ -105,7 +95,7 @@ def sample(image: np.ndarray | None) -> str:
         '<section class="region"><p>Draw a box around what shall be judged, if not all of the photo shall be. '
         "What lies outside of it is never looked at.</p>"
         f'<div class="canvas"><img src="{picture(image)}" alt="One of the photos" draggable="false">'
-        f'<div class="box" hidden></div></div><div class="sides">{fields}'
+        f'<div class="box" hidden></div></div><div class="numbers">{fields}'
         '<button type="button" class="whole">All of the photo</button></div></section>'
     )
 
@@ -122,7 +112,7 @@ def live(lesson: Lesson) -> str:
     if lesson.cancelling:
         stage = "Cancelling"
     elif lesson.stopping:
-        stage = f"Ending early: {stage[0].lower()}{stage[1:]}"
+        stage = f"Ending early · {stage}"
     name = f" · {escape(lesson.detector.name)}" if lesson.detector else ""
     minutes, seconds = divmod(int(lesson.seconds), 60)
     return (
@@ -246,7 +236,7 @@ def comparison(version: Version) -> str:
 def versions(found: list[Version]) -> str:
     """Every version of a product; a click sends stamp and detector."""
     body = "".join(
-        f"<tr><td>{escape(one.run.manifest.get('made', '')[:16].replace('T', ' '))}</td>"
+        f"<tr><td>{escape(moment(one.run.manifest.get('made', '')))}</td>"
         f"<td>{escape(one.run.detector)}</td><td>{one.run.manifest['data']['good_images']}</td>"
         f"<td>{escape(f'{100 * one.point.target:.3g}%') if one.point and one.point.target else '–'}</td>"
         f"<td>{_use(one) if one.stamp else '✓ in use'}</td></tr>"

@@ -1,6 +1,5 @@
 """Limits on trial as HTML: their promise, what they do to known and recorded parts, and their former versions."""
 
-import base64
 from html import escape
 
 from anomaly.errors import UsageError
@@ -10,7 +9,7 @@ from anomaly.metrics import Estimate
 from anomaly.thresholds import RULES, OperatingPoint
 from anomaly.thresholds.intervals import percent
 from anomaly.ui import plots
-from anomaly.ui.pieces import number
+from anomaly.ui.pieces import data_uri, moment, number
 
 NO_DEFECTS = (
     "<p class='missing'><b>No known defects.</b> Escapes, precision, recall, F1, accuracy and the curves need them. "
@@ -24,7 +23,7 @@ def on_trial(desk: Desk) -> str:
     promise = "".join(f"<li>{escape(part.strip())}</li>" for part in desk.choice.promise.split(";"))
     if desk.number is None:
         source = desk.choice.rule if desk.choice.rule not in RULES else f"by the rule {desk.choice.rule}"
-        source += ", not saved"
+        source = f"{source}, not saved"
     elif desk.number == len(desk.versions):
         source = f"stored, version {desk.number}"
     else:
@@ -71,13 +70,12 @@ def what_if(found: WhatIf | None) -> str:
     if not found.total:
         return f'<section class="what-if">{head}<p>No recorded part was judged by these weights yet.</p></section>'
     changed = sum(found.counts.values())
-    parts = "part" if found.total == 1 else "parts"
-    said = f"<p><b>{changed} of {found.total:,}</b> recorded {parts} would get another verdict.</p>"
+    said = f"<p><b>{changed} of {found.total:,}</b> recorded parts would get another verdict.</p>"
     counts = "".join(f"<li>{before} → {after}: <b>{count}</b></li>" for (before, after), count in found.counts.items())
     items = "".join(
-        f'<li><img src="{_thumbnail(entry.thumbnail)}" alt="{escape(entry.file)}">'
+        f'<li><img src="{data_uri(entry.thumbnail)}" alt="{escape(entry.file)}">'
         f"<b>{entry.verdict} → {now}</b><span>{escape(entry.file)}</span>"
-        f"<span>{entry.at[:16].replace('T', ' ')} · score {number(entry.score)}</span>"
+        f"<span>{moment(entry.at)} · score {number(entry.score)}</span>"
         + (f"<span>a person said: <b>{escape(entry.said)}</b></span>" if entry.said else "")
         + "</li>"
         for entry, now in found.parts
@@ -110,7 +108,7 @@ def change(desk: Desk) -> str:
 def versions(desk: Desk) -> str:
     """All limits that were ever saved, newest first, each with a button that puts it on trial."""
     rows = "".join(
-        f'<tr><th scope="row">{place}</th><td>{escape(point.set_at[:16].replace("T", " "))}</td>'
+        f'<tr><th scope="row">{place}</th><td>{escape(moment(point.set_at))}</td>'
         f"<td>{escape(point.set_by)}</td><td>{escape(point.why)}</td><td>{number(point.fail)}</td>"
         f"<td>{number(point.review)}</td><td>{escape(point.rule)}</td><td>{_button(desk, place, point)}</td></tr>"
         for place, point in reversed(list(enumerate(desk.versions, 1)))
@@ -146,7 +144,3 @@ def _cells(estimate: Estimate | None) -> str:
 def _value(point: OperatingPoint | None, field: str) -> str:
     value = getattr(point, field, "none")
     return number(value) if isinstance(value, float) else escape(str(value))
-
-
-def _thumbnail(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

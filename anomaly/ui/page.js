@@ -133,10 +133,11 @@
 })();
 
 // The language. The server speaks English; what it sends is translated here, text by text, as it appears. The catalogue
-// `words` has the English text as key, with {names} in place of what changes; translate="no" marks what is not ours.
+// `words` has the English text as key, with {names} in place of what changes, names of one letter for numbers, and the
+// first that fits counts; translate="no" marks what is not ours.
 (() => {
   const LANGUAGES = { zh: "zh-CN", ms: "ms" };
-  const SKIPPED = '[translate="no"], script, style, [contenteditable]';
+  const SKIPPED = '[translate="no"], script, style, code, [contenteditable]';
   const SPOKEN = ["alt", "aria-label", "aria-valuetext", "placeholder", "title"];
   const language = LANGUAGES[(localStorage.getItem("language") || navigator.language).split("-")[0]] || "en";
 
@@ -159,8 +160,9 @@
     if (!names.length) known.set(english, translations[language]);
     else {
       const fixed = english.split(/{\w+}/).map((text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-      const value = "((?:(?![.!?] ).)+?)"; // no end of a sentence: a name must not swallow the next one
-      templates.push([new RegExp(`^${fixed.join(value)}$`, "s"), names, translations[language]]);
+      const value = "((?:(?![.!?] | · ).)*?[^.])"; // no end of a sentence: a name must not swallow the next one
+      const pattern = fixed.reduce((made, text, i) => made + (names[i - 1].length > 1 ? value : "([\\d.,]+)") + text);
+      templates.push([new RegExp(`^${pattern}$`, "s"), names, translations[language]]);
     }
   }
   const find = (text) => {
@@ -169,7 +171,7 @@
       const match = text.match(pattern);
       if (match) return translation.replace(/{(\w+)}/g, (_, name) => {
         const value = match[names.indexOf(name) + 1];
-        return known.get(value) ?? value;
+        return find(value) ?? value;
       });
     }
   };
@@ -177,8 +179,12 @@
   const say = (text) => {
     const whole = find(text) ?? (text.endsWith(".") ? find(text.slice(0, -1))?.concat(stop) : undefined);
     if (whole !== undefined) return whole;
-    const parts = text.split(/(?<=[.!?]) (?=\S)|( · )/).filter(Boolean);
-    return parts.length > 1 ? parts.map(say).join(" ").replaceAll("。 ", "。").replaceAll("  ·  ", " · ") : text;
+    for (const end of [/((?<=[.!?]) (?=\S)| · )/, /(; |(?<=\)) and (?=\d))/]) {
+      const parts = text.split(end);
+      if (parts.length === 1) continue;
+      return parts.map((part, i) => (i % 2 ? known.get(part) ?? part : say(part))).join("").replaceAll("。 ", "。");
+    }
+    return text;
   };
   const translated = (text) => {
     const bare = text?.trim();

@@ -35,6 +35,29 @@ class Photo(gr.Image):
         return await super().async_move_resource_to_block_cache(url_or_file_path)
 
 
+# A mirrored photo is another part: lettering, threads and one-sided defects would no longer match the good ones.
+CAMERA = gr.WebcamOptions(
+    mirror=False,
+    constraints={"video": {"facingMode": "environment", "width": {"ideal": 1920}, "height": {"ideal": 1080}}},
+)
+
+
+def drop_zone(label: str, name: str, *, visible: bool = True) -> Photo:
+    """Where a person drops, pastes or takes one photo; `name` is the id of its element."""
+    return Photo(
+        label=label,
+        placeholder="Drop a photo here\nor click to choose a file",
+        sources=["upload", "webcam", "clipboard"],
+        webcam_options=CAMERA,
+        buttons=[],
+        height=208,
+        interactive=True,
+        visible=visible,
+        elem_id=name,
+        elem_classes="drop",
+    )
+
+
 class Photos(gr.File):
     """A drop zone for many files (`file_count` "multiple"), photos or ZIPs, handed on as they were uploaded."""
 

@@ -45,6 +45,19 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.4g}"
 
 
+def moment(at: str) -> str:
+    """An ISO time in minutes: "2026-11-22 10:05"."""
+    return at[:16].replace("T", " ")
+
+
+def bar(label: str, done: int, total: int) -> str:
+    """How far some work is."""
+    return (
+        f'<div class="bar" role="progressbar" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="{total}"'
+        f' aria-valuenow="{done}"><i style="width:{100 * done / max(1, total):.1f}%"></i></div>'
+    )
+
+
 def notice(said: Notice) -> str:
     return (
         f'<section class="verdict {said.kind}">{icon(said.kind)}'

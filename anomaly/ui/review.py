@@ -10,6 +10,7 @@ from anomaly.handlers.review import LONGEST_TYPE, SPOT_CHECK, UNSURE, WAITING, D
 from anomaly.handlers.session import Notice, Session, Site, refusal
 from anomaly.monitor import Agreement
 from anomaly.ui import charts, pieces
+from anomaly.ui.wiring import QUICK, html
 
 TITLE, ROLE = "Review", OPERATOR
 
@@ -35,11 +36,10 @@ element.addEventListener('submit', event => {
   box.value = '';
   box.blur();  // the same box serves the next part: what is typed from here on are keys again
 });"""
-QUIET = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
     Room(ReviewHandlers(site), session).connect()
 
 
@@ -53,27 +53,27 @@ class Room:
             with gr.Row(elem_classes="filters"):
                 self.product = gr.Radio([EVERY], value=EVERY, label="Product", elem_id="review-product")
                 self.queue = gr.Radio(QUEUES, value=WAITING, label="Queue", elem_id="review-queue")
-            self.part = gr.HTML(elem_id="review-part", js_on_load=SEND, apply_default_css=False)
-            self.agreement = gr.HTML(elem_id="review-agreement", js_on_load=None, apply_default_css=False)
+            self.part = html("review-part", script=SEND)
+            self.agreement = html("review-agreement")
 
     def connect(self) -> None:
         asked, shown = [self.session, self.desk, self.product, self.queue], [self.desk, self.part]
         counted = ([self.session, self.product], self.agreement)
         tab = self.column.parent  # parts that came in since are in the queue when the tab is opened again
         events = [
-            tab.select(self.products, self.session, self.product, **QUIET).then(self.lay_out, asked, shown, **QUIET),
-            self.product.input(self.lay_out, asked, shown, trigger_mode="always_last", **QUIET),
-            self.queue.input(self.lay_out, asked, shown, trigger_mode="always_last", **QUIET),
-            self.part.click(self.act, [self.session, self.desk], shown, **QUIET),
+            tab.select(self.products, self.session, self.product, **QUICK).then(self.lay_out, asked, shown, **QUICK),
+            self.product.input(self.lay_out, asked, shown, **QUICK),
+            self.queue.input(self.lay_out, asked, shown, **QUICK),
+            self.part.click(self.act, [self.session, self.desk], shown, **QUICK | {"trigger_mode": "once"}),
         ]
         for event in events:
-            event.then(self.count, *counted, **QUIET)
+            event.then(self.count, *counted, **QUICK)
 
     def products(self, session: Session):
         """Names are no secret, but the list is of use to nobody else."""
         if not session.person.may(ROLE):
             return gr.update()
-        return gr.update(choices=[EVERY, *self.handlers.products()])
+        return gr.update(choices=[EVERY, *self.handlers.site.products()])
 
     def lay_out(self, session: Session, desk: Desk, product: str, queue: str) -> tuple[Desk, str]:
         try:
@@ -127,7 +127,7 @@ def card(shown: Part | Notice, desk: Desk) -> str:
         f"<div><dt>limit</dt><dd>{pieces.number(entry.threshold)}</dd></div>"
         f"<div><dt>product</dt><dd>{escape(shown.title)}</dd></div><div><dt>file</dt><dd>{escape(entry.file)}</dd></div>"
         f"<div><dt>detector</dt><dd>{escape(entry.detector)}</dd></div>"
-        f"<div><dt>inspected</dt><dd>{entry.at[:16].replace('T', ' ')} UTC, {escape(entry.user)}</dd></div></dl>"
+        f"<div><dt>inspected</dt><dd>{pieces.moment(entry.at)} UTC, {escape(entry.user)}</dd></div></dl>"
         f"{_said(shown)}{_answers(shown)}"
         f'<div class="review-keys">{_walk(desk)}{_key("marks", "m", "Outlines on or off")}</div>'
         f'<p class="review-note" role="status">{escape(shown.note)}</p></div></article>'

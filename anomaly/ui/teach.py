@@ -12,8 +12,8 @@ from anomaly.handlers.teach import KINDS, MINUTES, TeachHandlers, Tray, choices
 from anomaly.intake import FEWEST, MOST
 from anomaly.lessons import DONE
 from anomaly.ui import lesson as look
-from anomaly.ui.inspect import QUICK
 from anomaly.ui.photo import Photos
+from anomaly.ui.wiring import AT_ONCE, ONCE, QUICK, html
 
 TITLE, ROLE = "Teach", SUPERVISOR
 
@@ -21,12 +21,7 @@ NEW = ""  # in the list of products: none of them yet
 KEPT = 3600  # seconds that photos wait to be learned from
 # One look through photos at a time: each keeps a core busy.
 LOOKING = QUICK | {"concurrency_limit": 1, "concurrency_id": "intake"}
-EVENT = QUICK | {"queue": False}
-# "once": a tick that comes while the one before is answered is dropped, or a slow line would pile them up.
-TICK = EVENT | {"trigger_mode": "once"}
 CLICKS = QUICK | {"trigger_mode": "multiple", "concurrency_limit": 1, "concurrency_id": "tray"}
-
-WAKE = "trigger('click');"  # whoever opens the tab sees a training that runs
 
 # The photo turns at once; the server hears which one, and what it shall be now.
 SEND_PHOTO = """element.addEventListener('click', event => {
@@ -97,8 +92,8 @@ WELCOME = (
 )
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
     handlers = TeachHandlers(site)
     handlers.sweep()
     School(handlers, session).connect()
@@ -114,8 +109,7 @@ class School:
         self.region = gr.State(None)
         self.seen = gr.State(0)  # repaired pictures that the page shows already: they are large, a tick is not
         self.clock = gr.Timer(1.0, active=False)
-        self.wake = gr.HTML("", js_on_load=WAKE, apply_default_css=False, elem_id="teach-wake")
-        with gr.Row(elem_id="teach"):
+        with gr.Row(elem_id="teach", elem_classes="bench") as self.room:
             with gr.Column(elem_id="teach-controls"):
                 self._lay_out_controls()
             with gr.Column(elem_id="teach-result"):
@@ -127,8 +121,10 @@ class School:
         self.ticked = [*self.begun, *self.emptied[1:5], self.files, self.versions, self.product]
 
     def _lay_out_controls(self) -> None:
-        self.product = gr.Dropdown([("A new product", NEW)], value=NEW, label="Product", elem_id="teach-product")
-        self.facts = _html("teach-facts")
+        self.product = gr.Radio(
+            [("A new product", NEW)], value=NEW, label="Product", elem_id="teach-product", elem_classes="chips"
+        )
+        self.facts = html("teach-facts")
         self.files = Photos(
             label="Photos of good parts, or a ZIP of them", file_count="multiple", height=170, elem_id="teach-files"
         )
@@ -151,40 +147,40 @@ class School:
             self.restart = gr.Button("Train a new version", variant="primary", elem_id="teach-restart")
 
     def _lay_out_result(self) -> None:
-        self.live = _html("teach-live", look.words("Teach a product", WELCOME))
+        self.live = html("teach-live", look.words("Teach a product", WELCOME))
         with gr.Row(elem_id="teach-buttons"):
             self.stop = gr.Button("Stop and keep", visible=False, elem_id="teach-stop")
             self.cancel = gr.Button("Cancel, keep nothing", visible=False, elem_id="teach-cancel")
             self.close = gr.Button("Close", visible=False, elem_id="teach-close")
-        self.repairs = _html("teach-repairs")
-        self.outcome = gr.HTML("", js_on_load=SEND_VERSION, apply_default_css=False, elem_id="teach-outcome")
+        self.repairs = html("teach-repairs")
+        self.outcome = html("teach-outcome", script=SEND_VERSION)
         with gr.Column(visible=False, elem_id="teach-chosen") as self.chosen:
-            self.sum = _html("teach-sum")
-            self.photos = gr.HTML("", js_on_load=SEND_PHOTO, apply_default_css=False, elem_id="teach-photos")
+            self.sum = html("teach-sum")
+            self.photos = html("teach-photos", script=SEND_PHOTO)
             with gr.Accordion("Region of interest", open=False, elem_id="teach-place") as self.place:
-                self.drawing = gr.HTML("", js_on_load=DRAW, apply_default_css=False, elem_id="teach-region")
-        self.versions = gr.HTML("", js_on_load=SEND_VERSION, apply_default_css=False, elem_id="teach-versions")
+                self.drawing = html("teach-region", script=DRAW)
+        self.versions = html("teach-versions", script=SEND_VERSION)
 
     def connect(self) -> None:
         session = self.session
         offered = [session, self.product, self.clock]
-        self.wake.click(self.open, [session], offered, **EVENT)
+        self.room.parent.select(self.open, [session], offered, **AT_ONCE)
         chosen = [*self.emptied, self.facts, self.files, self.reviewed, self.name, self.versions, self.live]
-        self.product.input(self.choose, [session, self.product], chosen, **EVENT)
+        self.product.input(self.choose, [session, self.product], chosen, **AT_ONCE)
         given = [session, self.product, self.files, self.reviewed]
         for event in (self.files.upload, self.files.delete, self.files.clear, self.reviewed.input):
             event(self.check, given, [*self.emptied, self.live], **LOOKING)
         self.photos.click(self.pick, [session, self.tray], [session, self.sum], **CLICKS)
-        self.drawing.input(self.draw, None, self.region, **EVENT)
+        self.drawing.input(self.draw, None, self.region, **AT_ONCE)
         wanted = [session, self.tray, self.title, self.kind, self.region, self.names, self.minutes]
-        self.start.click(self.teach, wanted, self.begun, **EVENT)
-        self.restart.click(self.refit, [session, self.tray, self.name, self.budget], self.begun, **EVENT)
-        self.clock.tick(self.tick, [session, self.product, self.seen, self.tray], self.ticked, **TICK)
-        self.stop.click(self.end, [session], [session, self.stop], **EVENT)
-        self.cancel.click(self.abandon, [session], [session, self.cancel], **EVENT)
-        self.close.click(self.dismiss, [session], self.begun, **EVENT)
+        self.start.click(self.teach, wanted, self.begun, **AT_ONCE)
+        self.restart.click(self.refit, [session, self.tray, self.name, self.budget], self.begun, **AT_ONCE)
+        self.clock.tick(self.tick, [session, self.product, self.seen, self.tray], self.ticked, **ONCE)
+        self.stop.click(self.end, [session], [session, self.stop], **AT_ONCE)
+        self.cancel.click(self.abandon, [session], [session, self.cancel], **AT_ONCE)
+        self.close.click(self.dismiss, [session], self.begun, **AT_ONCE)
         for table in (self.versions, self.outcome):
-            table.click(self.activate, [session, self.product], [session, self.versions, self.outcome], **EVENT)
+            table.click(self.activate, [session, self.product], [session, self.versions, self.outcome], **AT_ONCE)
 
     def open(self, session: Session) -> dict:
         """The tab comes into view: what there is to add to, and whether something runs."""
@@ -369,7 +365,3 @@ class School:
             return {self.session: session, self.versions: self._versions(session, category)}
         gr.Info(f"{asked[0]} is judged by this version of {asked[2]} from now on.")
         return {self.session: session, self.outcome: "", self.versions: self._versions(session, category)}
-
-
-def _html(name: str, value: str = "") -> gr.HTML:
-    return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=None)

@@ -12,7 +12,7 @@ from anomaly.handlers.session import Session, Site
 from anomaly.handlers.tune import TuneHandlers
 from anomaly.thresholds import RULES
 from anomaly.ui import limits, plots
-from anomaly.ui.inspect import QUICK, SEND_INDEX
+from anomaly.ui.wiring import AT_ONCE, QUICK, SEND_INDEX, html
 
 TITLE, ROLE = "Tune", OPERATOR
 
@@ -25,9 +25,9 @@ TARGETS = {
 }
 
 
-def build(app: gr.Blocks, site: Site, session: gr.State) -> None:
-    """Lay the tab out inside the open tab of `app` and connect it."""
-    Table(TuneHandlers(site), session).connect(app)
+def build(site: Site, session: gr.State) -> None:
+    """Lay the tab out inside the open tab and connect it."""
+    Table(TuneHandlers(site), session).connect()
 
 
 class Table:
@@ -37,14 +37,14 @@ class Table:
         self.handlers = handlers
         self.session = session
         self.desk = gr.State(None)
-        with gr.Row(elem_id="tune") as self.room:
+        with gr.Row(elem_id="tune", elem_classes="bench") as self.room:
             with gr.Column():
                 self._lay_out_controls()
             with gr.Column():
                 self._lay_out_result()
 
     def _lay_out_controls(self) -> None:
-        self.product = gr.Dropdown([], label="Product", elem_id="tune-product", filterable=False)
+        self.product = gr.Radio([], label="Product", elem_id="tune-product", elem_classes="chips")
         self.detector = gr.Radio([], label="Detector", elem_id="tune-detector", visible=False)
         with gr.Column(visible=False, elem_id="tune-rules") as self.rules:
             self.reviewed = gr.Checkbox(label="Count reviewed parts", elem_id="tune-reviewed")
@@ -54,35 +54,35 @@ class Table:
                 self.false_alarm_cost = gr.Number(1.0, label="Cost of a false alarm", minimum=0, min_width=120)
                 self.escape_cost = gr.Number(10.0, label="Cost of an escape", minimum=0, min_width=120)
             self.apply = gr.Button("Apply the rule", visible=False, elem_id="tune-apply")
-            self.refused = _html("tune-refused")
+            self.refused = html("tune-refused")
 
     def _lay_out_result(self) -> None:
-        self.said = _html("tune-said", '<p class="say">Choose a product to see its limits.</p>')
+        self.said = html("tune-said", '<p class="say">Choose a product to see its limits.</p>')
         with gr.Column(visible=False) as self.body:
-            self.histogram = _html("tune-histogram")
+            self.histogram = html("tune-histogram")
             with gr.Row(elem_id="tune-limits"):
                 self.review = gr.Slider(0, 1, label="REVIEW from", buttons=[], elem_id="tune-review")
                 self.fail = gr.Slider(0, 1, label="FAIL from", buttons=[], elem_id="tune-fail")
                 self.reset = gr.Button("Back to the stored limits", scale=0, elem_id="tune-reset")
-            self.figures = _html("tune-figures")
-            self.what_if = _html("tune-what-if")
+            self.figures = html("tune-figures")
+            self.what_if = html("tune-what-if")
             with gr.Column(elem_id="tune-save"):
-                self.change = _html("tune-change")
+                self.change = html("tune-change")
                 with gr.Row(visible=False) as self.sign:
                     self.who = gr.Textbox(label="Your name", max_lines=1, elem_id="tune-who")
                     self.why = gr.Textbox(label="Reason", max_lines=1, scale=2, elem_id="tune-why")
                     self.save = gr.Button("Save these limits", variant="primary", scale=0, elem_id="tune-store")
-                self.answer = _html("tune-answer")
-            self.versions = gr.HTML(elem_id="tune-versions", js_on_load=SEND_INDEX, apply_default_css=False)
+                self.answer = html("tune-answer")
+            self.versions = html("tune-versions", script=SEND_INDEX)
 
-    def connect(self, app: gr.Blocks) -> None:
+    def connect(self) -> None:
         session, desk = self.session, self.desk
         moved = [desk, self.said, self.refused, self.figures, self.change, self.answer]
         drawn = [*moved, self.histogram, self.review, self.fail, self.versions, self.reviewed]
         opened = [*drawn, self.body, self.detector, self.rules, self.sign, self.what_if]
         costs = [self.false_alarm_cost, self.escape_cost]
-        gr.on([app.load, self.room.parent.select], self.arrive, [session], [self.product, self.who], **QUICK)
-        self.rule.input(self.ask, [self.rule], [self.target, self.costs, self.apply], queue=False, **QUICK)
+        self.room.parent.select(self.arrive, [session], [self.product, self.who], **QUICK)
+        self.rule.input(self.ask, [self.rule], [self.target, self.costs, self.apply], **AT_ONCE)
         for event in (
             self.product.input(self.open, [session, self.product], opened, **IN_TURN),
             self.detector.input(self.open, [session, self.product, self.detector], opened, **IN_TURN),
@@ -225,7 +225,3 @@ def _there(desk: Desk | None) -> Desk:
 
 def _refusal(error: AnomalyError) -> str:
     return f'<p class="refusal" role="alert">{escape(str(error))}</p>'
-
-
-def _html(name: str, value: str = "") -> gr.HTML:
-    return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=None)
