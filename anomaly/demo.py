@@ -13,6 +13,7 @@ from anomaly import detectors, runs, synthetic, training
 
 SHIPPED = ("brushed_metal", "glazed_tile", "leather", "perforated_sheet", "wood_grain", "woven_fabric")
 TRAIN, TEST = 200, 60  # 50 of the good images are held out: just enough to promise 2% false alarms
+KNOWN = 30  # defects that are known before the test, to show what a limit does to them
 EPOCHS = 25  # of unet: three minutes a product on two cores
 RUNS, BOOK = Path("runs"), Path("threshold.json")
 
@@ -21,7 +22,7 @@ def make(name: str, *, data: Path) -> None:
     """Draw, train and describe one toy product into runs/ and threshold.json."""
     product = synthetic.PRODUCTS[name]
     if not (data / name).is_dir():
-        synthetic.write_product(data, name, train=TRAIN, test=TEST)
+        synthetic.write_product(data, name, train=TRAIN, test=TEST, known=KNOWN)
     about = {"title": product.title, "kind": product.kind, "licence": "MIT, drawn by this project"}
     runs.write_description(RUNS, name, about)
     synthetic.write_examples(RUNS / name / runs.EXAMPLES, name)

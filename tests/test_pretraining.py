@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from anomaly import backbones, detectors, pretraining
 from anomaly.descent import Descent
-from anomaly.errors import TooFewImages
+from anomaly.errors import BackboneError, TooFewImages
 from anomaly.images import write_image
 
 SHORT = pretraining.Settings(steps=4, minutes=5, batch=2, crop=64, rate=1e-3)
@@ -28,7 +29,7 @@ def photos(tmp_path_factory):
 @pytest.fixture
 def teacher(monkeypatch):
     """Any backbone can be imitated, the real teacher is an optional package; and compiling would take a minute."""
-    monkeypatch.setattr(backbones, "load", lambda name: backbones.untrained("convnextv2_femto_random", seed=5))
+    monkeypatch.setattr(backbones, "load", lambda name: backbones.untrained("efficientnet_lite2", seed=5))
     monkeypatch.setattr(shutil, "which", lambda name: None)
 
 
@@ -68,13 +69,25 @@ def test_pretrain_writes_weights_that_load_and_says_how_they_were_made(photos, t
     about = json.loads((out / "manifest.json").read_text())
     assert about["steps"] == 4 and about["images"] == 50
     assert about["sha256"] == backbones.digest_of(out / "weights.safetensors")
-    fresh = backbones.untrained("convnextv2_femto")
-    start = {k: v.clone() for k, v in fresh.trunk.state_dict().items()}
-    fresh.trunk.load_state_dict(backbones.read_weights(out))
-    assert all(torch.isfinite(v).all() for v in fresh.trunk.state_dict().values())
+    start = backbones.untrained("convnextv2_femto").state_dict()
+    made = backbones.read("convnextv2_femto", out).state_dict()
+    assert all(torch.isfinite(v).all() for v in made.values())
     kernels = [k for k, v in start.items() if v.ndim == 4]
-    assert not any(torch.equal(fresh.trunk.state_dict()[k], start[k].half().float()) for k in kernels)
+    assert any("heads" in k for k in kernels)
+    assert not any(torch.equal(made[k], start[k].half().float()) for k in kernels)
     assert not list(out.parent.glob("*.checkpoint"))
+
+
+def test_pretrain_goes_on_from_given_weights(photos, teacher, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    pretraining.pretrain([photos], first, settings=SHORT)
+    pretraining.pretrain([photos], second, settings=replace(SHORT, rate=0.0), start=first)
+    about = [json.loads((out / "manifest.json").read_text()) for out in (first, second)]
+    assert [one["began_from"] for one in about] == ["untrained-0", about[0]["sha256"]]
+    a, b = (dict(backbones.read("convnextv2_femto", out).named_parameters()) for out in (first, second))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    with pytest.raises(BackboneError, match="are not in .*nowhere"):
+        pretraining.pretrain([photos], second, settings=SHORT, start=tmp_path / "nowhere")
 
 
 def test_a_pretraining_that_was_stopped_goes_on_where_it_was(photos, teacher, tmp_path, monkeypatch):
@@ -96,7 +109,7 @@ def test_a_pretraining_that_was_stopped_goes_on_where_it_was(photos, teacher, tm
     monkeypatch.setattr(pretraining, "_crops", real)
     pretraining.pretrain([photos], halves, settings=SHORT)
     assert json.loads((halves / "manifest.json").read_text())["steps"] == 4
-    a, b = backbones.read_weights(whole), backbones.read_weights(halves)
+    a, b = (backbones.read("convnextv2_femto", out).state_dict() for out in (whole, halves))
     assert all(torch.allclose(a[k], b[k], atol=2e-3) for k in a)
 
 

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from anomaly.errors import UnknownName, UsageError
 from anomaly.synthetic import PRODUCTS, render_defect, render_good, write_product
-from anomaly.synthetic.folders import FIRST_TEST_INDEX
+from anomaly.synthetic.folders import APART
 from anomaly.synthetic.rendering import LARGEST, SMALLEST, VISIBLE, Shot
 
 EXPECTED = {
@@ -104,7 +104,7 @@ def test_no_product_is_solved_by_brightness_or_by_distance_to_the_mean_image(nam
     size, train, each, seed = 96, 40, 48, 0
     defects = PRODUCTS[name].defects
     normal = np.stack([render_good(name, seed=seed, index=i, size=size) for i in range(train)]).astype(np.float32)
-    good = [render_good(name, seed=seed, index=FIRST_TEST_INDEX + i, size=size) for i in range(each)]
+    good = [render_good(name, seed=seed, index=APART + i, size=size) for i in range(each)]
     bad = [
         render_defect(name, defects[i % len(defects)], seed=seed, index=i // len(defects), size=size)[0]
         for i in range(each)
@@ -134,9 +134,11 @@ def test_a_larger_picture_shows_the_same_part(name):
 
 def test_write_product_writes_the_mvtec_layout(tmp_path):
     told = []
-    folder = write_product(tmp_path, "hex_nut", train=5, test=9, size=64, seed=4, progress=lambda *at: told.append(at))
+    numbers = {"train": 5, "test": 9, "known": 3}
+    folder = write_product(tmp_path, "hex_nut", **numbers, size=64, seed=4, progress=lambda *at: told.append(at))
     assert folder == tmp_path / "hex_nut"
-    assert told == [(done, 23) for done in range(1, 24)]
+    assert told == [(done, 26) for done in range(1, 27)]
+    assert len(list(folder.glob("validation/*/*.png"))) == 3
     assert [p.name for p in sorted(folder.glob("train/good/*"))] == [f"{i:03d}.png" for i in range(5)]
     assert len(list(folder.glob("test/good/*"))) == 9
     defects = PRODUCTS["hex_nut"].defects
@@ -147,8 +149,8 @@ def test_write_product_writes_the_mvtec_layout(tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(folder / "test" / defect / "000.png")), image)
         stored = np.asarray(Image.open(folder / "ground_truth" / defect / "000_mask.png"))
         np.testing.assert_array_equal(stored, mask * np.uint8(255))
-    pictures = [*folder.glob("train/*/*.png"), *folder.glob("test/*/*.png")]
-    assert len({digest(np.asarray(Image.open(path))) for path in pictures}) == len(pictures) == 23
+    pictures = [path for part in ("train", "test", "validation") for path in folder.glob(f"{part}/*/*.png")]
+    assert len({digest(np.asarray(Image.open(path))) for path in pictures}) == len(pictures) == 26
 
 
 def test_writing_nothing_is_allowed(tmp_path):
@@ -166,7 +168,8 @@ def test_an_unknown_name_is_refused_with_the_valid_ones(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": 63}, {"size": 1025}, {"train": -1}, {"test": -1}, {"seed": -1}, {"train": FIRST_TEST_INDEX + 1}]
+    "wrong",
+    [{"size": 63}, {"size": 1025}, {"train": -1}, {"test": -1}, {"known": -1}, {"seed": -1}, {"train": APART + 1}],
 )
 def test_a_number_out_of_range_is_refused_before_anything_is_written(tmp_path, wrong):
     with pytest.raises(UsageError):

@@ -295,6 +295,23 @@ def test_a_folder_without_defects_is_refused(site, tmp_path):
     assert site.content() == before
 
 
+def test_known_defects_are_scored_but_promise_nothing_and_stay_when_others_are_added(site, tmp_path):
+    shutil.copytree(site.data / CATEGORY, tmp_path / "d" / CATEGORY)
+    known = tmp_path / "d" / CATEGORY / "validation" / "dent"
+    known.mkdir(parents=True)
+    for i, path in enumerate(sorted((site.data / CATEGORY / "test").glob("[!g]*/*.png"))[-3:]):
+        shutil.copy(path, known / f"{i}.png")
+    alone = teach(site).point
+    point = teach(site, tmp_path / "d").point
+    defects = [entry["file"] for entry in opened(site).calibration["defect"]]
+    assert len(defects) == 3 and all(file.startswith("validation/dent/") for file in defects)
+    assert (point.fail, point.review) == (alone.fail, alone.review), "a promise of false alarms is made by good parts"
+    assert calibrate(site, "f1").n_defect == 3, "no folder of test images is needed"
+    calibrate(site, "f1", data=tmp_path / "d")
+    files = [entry["file"] for entry in opened(site).calibration["defect"]]
+    assert set(defects) < set(files) and any(file.startswith("test/") for file in files)
+
+
 @pytest.mark.parametrize("rule", ["f1", "accuracy", "cost"])
 def test_rules_on_defects_use_half_of_the_test_images(site, rule):
     point = calibrate(site, rule, data=site.data)

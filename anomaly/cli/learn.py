@@ -48,6 +48,7 @@ def pretrain(
     steps: Annotated[int, typer.Option("--steps", min=1, help="at most")] = 6000,
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="at most")] = 60.0,
     rate: Annotated[float, typer.Option("--rate", min=0.0, help="backbone: peak learning rate")] = 3e-2,
+    start: Annotated[Path | None, typer.Option("--start", help="backbone: folder of the weights to begin with")] = None,
     seed: Seed = 0,
 ) -> None:
     """Train what the detectors start from: the backbone of mahalanobis, or the repair network of unet."""
@@ -61,7 +62,7 @@ def pretrain(
         elif network == "backbone":
             out = out or backbones.SHIPPED / backbones.DEFAULT
             pretraining.pretrain(
-                folder, out, settings=settings, progress=lambda i, n, loss: bar(f"loss {loss:.3f}", i, n)
+                folder, out, settings=settings, start=start, progress=lambda i, n, loss: bar(f"loss {loss:.3f}", i, n)
             )
         else:
             raise UnknownName(f"There is no network '{network}' to pretrain", "Choose one of: backbone, repair")

@@ -10,7 +10,7 @@ from anomaly.errors import UsageError
 from anomaly.images import write_image
 from anomaly.synthetic.rendering import check_request, product, render_defect, render_good
 
-FIRST_TEST_INDEX = 1_000_000  # good parts of the test are numbered from here, so none of them is a training part
+APART = 1_000_000  # good parts of the test, and known defects, are numbered from here: none is in another set
 
 
 def write_product(
@@ -19,6 +19,7 @@ def write_product(
     *,
     train: int = 60,
     test: int = 40,
+    known: int = 0,
     size: int = 256,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -26,15 +27,17 @@ def write_product(
     """Write `out`/`name` and return it: train/good, test/good, test/<defect>, ground_truth/<defect>, all PNG.
 
     train: good images to learn from. test: so many good test images, and as many defective ones, which are dealt in
-    turn to the defect types of the product. Masks are 0 or 255. progress(done, total) is called after each image.
+    turn to the defect types of the product. known: so many more defective ones, as validation/<defect>, without masks.
+    Masks are 0 or 255. progress(done, total) is called after each image.
     Files of the same name are replaced.
     """
     item = product(name)
     check_request(size=size, index=0, seed=seed)
-    if train < 0 or test < 0:
-        raise UsageError(f"{train} training and {test} test images were asked for", "Ask for zero or more of each")
-    if train > FIRST_TEST_INDEX:
-        raise UsageError(f"{train} training images were asked for", f"Ask for {FIRST_TEST_INDEX} at most")
+    if min(train, test, known) < 0:
+        problem = f"{train} training, {test} test images and {known} known defects were asked for"
+        raise UsageError(problem, "Ask for zero or more of each")
+    if train > APART:
+        raise UsageError(f"{train} training images were asked for", f"Ask for {APART} at most")
     folder, done = Path(out) / name, 0
 
     def written(image: np.ndarray, *parts: str) -> None:
@@ -46,9 +49,9 @@ def write_product(
         nonlocal done
         done += 1
         if progress is not None:
-            progress(done, train + 2 * test)
+            progress(done, train + 2 * test + known)
 
-    for split, first, count in (("train", 0, train), ("test", FIRST_TEST_INDEX, test)):
+    for split, first, count in (("train", 0, train), ("test", APART, test)):
         for number in range(count):
             written(render_good(name, seed=seed, index=first + number, size=size), split, "good", f"{number:03d}.png")
             advance()
@@ -58,6 +61,12 @@ def write_product(
         image, mask = render_defect(name, defect, seed=seed, index=index, size=size)
         written(image, "test", defect, f"{index:03d}.png")
         written(mask.astype(np.uint8) * 255, "ground_truth", defect, f"{index:03d}_mask.png")
+        advance()
+    for number in range(known):
+        index, kind = divmod(number, len(item.defects))
+        defect = item.defects[kind]
+        image, _ = render_defect(name, defect, seed=seed, index=APART + index, size=size)
+        written(image, "validation", defect, f"{index:03d}.png")
         advance()
     return folder
 
