@@ -73,9 +73,9 @@ def write(found: dict[str, dict]) -> None:
     """autoencoders.json and autoencoders.md."""
     (HERE / "autoencoders.json").write_text(json.dumps(found, indent=1) + "\n")
     lines = [
-        "# The published autoencoders\n\nMade by `python benchmarks/autoencoders.py`, one seed. Published: " + SOURCE,
-        ". Best F1 is at the threshold that suits the test photos best, as published: a ceiling, not a promise. IoU and "
-        "Dice are at the pixel limit, the highest peak on held-out good photos. `naive_mean_image` is the squared "
+        f"# The published autoencoders\n\nMade by `python benchmarks/autoencoders.py`, one seed. Published: {SOURCE}. ",
+        "Best F1 is at the threshold that suits the test photos best, as published: a ceiling, not a promise. IoU and ",
+        "Dice are at the pixel limit, the highest peak on held-out good photos. `naive_mean_image` is the squared ",
         "distance to the mean good photo, `naive_brightness` how far the mean brightness is off.\n",
         f"\n| System | Tested on | n | {' | '.join(COLUMNS.values())} | Epochs (best) | Minutes |\n",
         "| --- |" + " --- |" * (len(COLUMNS) + 4) + "\n",
@@ -93,7 +93,9 @@ def write(found: dict[str, dict]) -> None:
             cells = [_cell(one["on"][product], name) for name in COLUMNS]
             went = f"{one['epochs']} ({one['best_epoch']}) | {one['minutes']:.1f}" if one["epochs"] else "– | –"
             lines.append(f"| {system} | `{product}` | {_n(one['on'][product])} | {' | '.join(cells)} | {went} |\n")
-    lines.append("\n## Learned on one product, tested on another\n\nImage AUROC; in brackets the 95% interval.\n")
+    lines.append("\n## Learned on one product, tested on another\n\n")
+    lines.append("Image AUROC; in brackets the 95% interval. Published for models of seven products of MVTec AD, ")
+    lines.append("tested on KolektorSDD2: 0.463 to 0.690, the best by `cae` of grid.\n")
     targets = list(dict.fromkeys(t for kinds in found.values() for one in kinds.values() for t in one["on"]))
     lines.append(f"\n| System | Learned on | {' | '.join(f'Tested on `{t}`' for t in targets)} |\n")
     lines.append("| --- | --- |" + " --- |" * len(targets) + "\n")
