@@ -1,4 +1,4 @@
-"""The optimiser of every network that is trained here: Muon on kernels, AdamW on the rest.
+"""How networks are trained here: an optimiser, Muon on kernels and AdamW on the rest, and the loop over epochs.
 
 Muon (Jordan et al., 2024, "Muon: an optimizer for hidden layers in neural networks") replaces the momentum of a
 matrix by the nearest orthogonal one, so that faint directions of a layer learn as fast as its strong ones. On the
@@ -7,10 +7,16 @@ small budgets of a CPU that is worth several times the steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from anomaly.errors import UsageError
 
 
 class Descent:
@@ -50,3 +56,66 @@ class Descent:
     def load_state_dict(self, states: list[dict]) -> None:
         for part, state in zip(self._parts, states):
             part.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a training ends, whatever comes first.
+
+    Attributes:
+        epochs: at most; steps: of each of them.
+        minutes: wall time after which no further epoch begins, None for no limit.
+        patience: epochs without a better held-out loss.
+    """
+
+    epochs: int
+    steps: int
+    minutes: float | None
+    patience: int
+
+
+def descend(
+    budget: Budget,
+    network: nn.Module,
+    step: Callable[[int, float], tuple[float, float]],
+    examine: Callable[[], float],
+    *,
+    told: Callable[[dict[str, float], bool], None],
+    progress: Callable[[str, int, int], bool | None],
+) -> nn.Module:
+    """Epoch after epoch until the budget is spent; the network as it was at its best held-out loss, a copy.
+
+    Args:
+        network: what is examined; `step` trains it, or whatever it follows.
+        step: makes one update, given its number and the spent share of the budget, 0..1; says its loss and rate.
+        examine: loss of `network` on images that it does not learn from.
+        told: is given a line of the loss curve after each epoch, and whether it is the last.
+        progress: as in `detectors.base`; True ends the training after this step.
+    Raises:
+        UsageError: not once was the held-out loss a number.
+    """
+    best, least, waited = None, math.inf, 0
+    started, total, enough = time.monotonic(), budget.epochs * budget.steps, False
+    for epoch in range(1, budget.epochs + 1):
+        losses = []
+        for number in range((epoch - 1) * budget.steps, epoch * budget.steps):
+            passed = (time.monotonic() - started) / (60 * budget.minutes) if budget.minutes else 0.0
+            spent = max(number / total, min(1.0, passed))
+            loss, rate = step(number, spent)
+            losses.append(loss)
+            enough = bool(progress("train", number + 1, total))
+            if enough:
+                break
+        held_out = examine()
+        if held_out < least:
+            best, least, waited = copy.deepcopy(network), held_out, 0
+        else:
+            waited += 1
+        enough = enough or waited >= budget.patience or spent >= 1
+        line = {"epoch": epoch, "train_loss": sum(losses) / len(losses), "held_out_loss": held_out, "rate": rate}
+        told(line, enough or epoch == budget.epochs)
+        if enough:
+            break
+    if best is None:
+        raise UsageError("The training diverged: the loss on left-out images is not a number", "Use a lower rate")
+    return best

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+WIDTHS = (32, 64, 128, 256)  # channels of an autoencoder's levels, each at half the size of the one before
+LOG_VARIANCE = (-20.0, 2.0)  # below and above, exp() of it is as good as nothing, or drowns the code in noise
 
 
 class UNet(nn.Module):
@@ -59,3 +64,52 @@ class _Block(nn.Sequential):
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         )
+
+
+class Autoencoder(nn.Module):
+    """Convolutional autoencoder without skips (Masci et al., ICANN 2011): what it draws has been through the code."""
+
+    def __init__(self):
+        super().__init__()
+        encoder, decoder = [], []
+        for a, b in zip((3, *WIDTHS), WIDTHS):
+            encoder += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
+        for a, b in zip(WIDTHS[::-1], (*WIDTHS[-2::-1], 3)):
+            double = nn.ConvTranspose2d(a, b, 3, stride=2, padding=1, output_padding=1)
+            decoder += [double, nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
+        self.encoder = nn.Sequential(*encoder)
+        self.decoder = nn.Sequential(*decoder[:-2])  # colours are neither normalised nor kept over 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float of any range, H and W multiples of 16 -> the same, not clamped."""
+        return self.decoder(self.encoder(images))
+
+
+class VariationalAutoencoder(Autoencoder):
+    """Autoencoder whose code is a Gaussian of few dimensions (Kingma and Welling, ICLR 2014).
+
+    Args:
+        frame: height and width of the images, multiples of 16: the dense layers know no other size.
+        latent: dimensions of the code.
+        spread: with the layer that only training needs, to draw codes.
+    """
+
+    def __init__(self, *, frame: tuple[int, int], latent: int = 128, spread: bool = True):
+        super().__init__()
+        self.grid = (WIDTHS[-1], frame[0] // 16, frame[1] // 16)
+        self.mean = nn.Linear(math.prod(self.grid), latent)
+        self.log_variance = nn.Linear(math.prod(self.grid), latent) if spread else None
+        self.expand = nn.Linear(latent, math.prod(self.grid))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, *frame) float of any range -> the same, decoded from the mean of the code."""
+        return self.decode(self.mean(self.encoder(images).flatten(1)))
+
+    def code(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the variance, (B, latent) each."""
+        features = self.encoder(images).flatten(1)
+        return self.mean(features), self.log_variance(features).clamp(*LOG_VARIANCE)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B, latent) -> (B, 3, *frame)."""
+        return self.decoder(self.expand(codes).unflatten(1, self.grid))

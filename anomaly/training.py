@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly import dataset, evaluation, runs, thresholds
+from anomaly import dataset, evaluation, metrics, runs, thresholds
 from anomaly.accounts import user
 from anomaly.capture import Profile
 from anomaly.detectors.base import Detector, Progress
@@ -31,6 +31,14 @@ class Outcome:
     point: OperatingPoint
     figures: dict | None
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Figures of a run on test images as `evaluation.measure` gives them; its ROC, None where all are of one kind."""
+
+    figures: dict
+    curves: metrics.Curves | None
 
 
 def train(
@@ -163,23 +171,39 @@ def calibrate(
 
 
 def evaluate(
-    data: Path, category: str, detector: str, *, root: Path, book: Path, progress: Progress | None = None
-) -> dict:
-    """Figures of a stored run on the test images of `data`, without those that chose its threshold.
+    data: Path,
+    category: str,
+    detector: str,
+    *,
+    root: Path,
+    book: Path,
+    trained_on: str | None = None,
+    progress: Progress | None = None,
+) -> Examination:
+    """A stored run on the test images of `data`, without those that chose its threshold.
 
+    Args:
+        trained_on: the product whose run judges, with its limit and its region; None is the category itself.
     Raises:
         MissingThreshold, StaleThreshold: the run has no operating point of its own.
         DatasetError: no test images, or none are left.
     """
-    run = runs.open_run(root, category, detector)
-    point = Thresholds.load(book).get(category, detector, weights_sha256=run.weights_sha256)
+    source = trained_on or category
+    run = runs.open_run(root, source, detector)
+    point = Thresholds.load(book).get(source, detector, weights_sha256=run.weights_sha256)
     folder = dataset.category_folder(data, category)
-    used = {entry["file"] for kind in ("good", "defect") for entry in run.calibration[kind]}
+    own = run.calibration if source == category else {"good": [], "defect": []}  # equal names say nothing elsewhere
+    used = {entry["file"] for kind in ("good", "defect") for entry in own[kind]}
     samples = [s for s in dataset.test_samples(data, category) if _relative(s.path, folder) not in used]
     if not samples:
         problem = f"There are no test images of '{category}' in {folder} besides those that chose the threshold"
         raise DatasetError(problem, "Add test/good and test/<defect type>")
-    return _report(run.load_detector(), samples, point, progress)
+    judged = evaluation.judge(run.load_detector(), samples, progress=progress)
+    both = 0 < judged.labels.sum() < len(samples)
+    return Examination(
+        evaluation.measure(judged, threshold=point.fail, pixel=point.pixel),
+        metrics.curves(judged.labels, judged.scores) if both else None,
+    )
 
 
 def operating_point(run: runs.Run, choice: thresholds.Choice, *, why: str) -> OperatingPoint:

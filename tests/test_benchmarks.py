@@ -34,6 +34,7 @@ def test_the_naive_systems_see_what_they_are_named_for():
 
 def test_all_of_our_detectors_are_measured_and_the_others_too():
     assert {"unet", "mahalanobis", "anomalib_patchcore", "anomalib_padim"} <= set(systems.names())
+    assert {"unet", "cae", "vae", "dae", "fused"} <= systems.RANDOM <= set(systems.names())
 
 
 def test_seeds_become_a_mean_with_its_interval():

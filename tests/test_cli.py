@@ -212,6 +212,30 @@ def test_evaluate_can_be_narrowed(trained, tmp_path):
     assert list(json.loads((tmp_path / "f.json").read_text())[CATEGORY]) == [NAME]
 
 
+def test_the_model_of_one_product_judges_the_photos_of_another(trained, tmp_path, capsys):
+    other = tmp_path / "data" / "nut"
+    shutil.copytree(trained.data / CATEGORY, other)
+    options = ("--data", other.parent, "--trained-on", CATEGORY, "--detector", NAME, "--json", tmp_path / "f.json")
+    assert run("evaluate", *options, "--figures", tmp_path / "roc", *trained.options) == 0
+    (found,) = json.loads((tmp_path / "f.json").read_text())["nut"].items()
+    assert found[0] == f"{CATEGORY}/{NAME}" and FIGURES <= found[1].keys()
+    assert f"nut / {CATEGORY}/{NAME}: image AUROC" in capsys.readouterr().out
+    assert read_image(tmp_path / "roc" / "nut_roc.png").std() > 5  # something is drawn
+    own = ("--data", trained.data, "--detector", NAME, "--json", tmp_path / "own.json")
+    assert run("evaluate", *own, *trained.options) == 0
+    report = json.loads((tmp_path / "own.json").read_text())[CATEGORY][NAME]  # the same photos under another name
+    assert (found[1]["image_auroc"], found[1]["threshold"]) == (report["image_auroc"], report["threshold"])
+
+
+def test_without_a_second_kind_of_photo_there_is_no_roc(trained, tmp_path, capsys):
+    shutil.copytree(trained.data / CATEGORY / "train", tmp_path / "data" / CATEGORY / "train")
+    shutil.copytree(trained.data / CATEGORY / "test" / "good", tmp_path / "data" / CATEGORY / "test" / "good")
+    options = ("--data", tmp_path / "data", "--detector", NAME, "--figures", tmp_path / "roc")
+    assert run("evaluate", *options, *trained.options) == 0
+    assert "one kind only, so there is no ROC" in capsys.readouterr().err
+    assert not (tmp_path / "roc").exists()
+
+
 # --- inspect
 
 
@@ -407,6 +431,7 @@ REFUSED = {
     ),
     "calibrate: unknown category": (("calibrate", "--category", "bolt", "--rule", "f1"), "no category 'bolt'"),
     "evaluate: no folder": (("evaluate", "--data", "NOWHERE"), "does not exist"),
+    "evaluate: by a model of nothing": (("evaluate", "--data", "DATA", "--trained-on", "grid"), "no category 'grid'"),
     "evaluate: not trained": (("evaluate", "--data", "ONE"), "No category of .*one is trained.*anomaly train"),
     "evaluate: unknown category": (("evaluate", "--data", "DATA", "--category", "bolt"), "no category 'bolt'"),
     "synth: unknown product": (("synth", "EMPTY", "--category", "magic"), "hex_nut"),

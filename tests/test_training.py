@@ -41,7 +41,7 @@ def calibrate(site, rule, **options):
 
 
 def evaluate(site, data=None):
-    return training.evaluate(data or site.data, CATEGORY, NAME, root=site.runs, book=site.book)
+    return training.evaluate(data or site.data, CATEGORY, NAME, root=site.runs, book=site.book).figures
 
 
 def opened(site, name=NAME):
@@ -285,6 +285,18 @@ def test_rules_that_need_defects_are_refused_without(site, rule):
     with pytest.raises(UsageError, match=f"rule {rule} needs labelled defects.*--data DIR, or use --rule false-alarms"):
         calibrate(site, rule)
     assert site.content() == before
+
+
+def test_photos_of_another_product_are_not_left_out_for_having_the_same_names(site, tmp_path):
+    calibrate(site, "f1", data=site.data)
+    assert evaluate(site)["n_defect"] < 8
+    shutil.copytree(site.data / CATEGORY, tmp_path / "data" / "nut")
+    places = {"root": site.runs, "book": site.book}
+    found = training.evaluate(tmp_path / "data", "nut", NAME, trained_on=CATEGORY, **places)
+    assert (found.figures["n_good"], found.figures["n_defect"]) == (8, 8)
+    assert found.figures["threshold"] == evaluate(site)["threshold"]
+    area = np.trapezoid(found.curves.recall, found.curves.false_alarms)
+    assert area == pytest.approx(found.figures["image_auroc"])
 
 
 def test_a_folder_without_defects_is_refused(site, tmp_path):

@@ -179,25 +179,44 @@ def evaluate(
     data: Data,
     category: Annotated[list[str] | None, typer.Option("--category", help="may be repeated; default: all")] = None,
     detector: Detectors = None,
+    trained_on: Annotated[
+        list[str] | None, typer.Option("--trained-on", help="product whose models judge; may be repeated")
+    ] = None,
     json_file: FiguresFile = None,
+    figures: Annotated[Path | None, typer.Option("--figures", help="write ROC curves into this folder")] = None,
     runs: Runs = RUNS,
     thresholds: Book = BOOK,
 ) -> None:
-    """Measure trained products on labelled test images, without those that chose the threshold."""
+    """Measure trained products on labelled test images, without those that chose the threshold.
+
+    With --trained-on the models of other products judge, by their own limits: how far does what they learned carry?
+    """
     from anomaly import dataset, training
+    from anomaly.report.roc import write_roc
     from anomaly.runs import names
 
     trained = names(runs)
-    wanted = category or [name for name in dataset.categories(data) if name in trained]
+    wanted = category or [name for name in dataset.categories(data) if trained_on or name in trained]
     if not wanted:
         raise UnknownName(f"No category of {data} is trained in {runs}", "Train one with `python -m anomaly train`")
     report: dict = {}
     for name in wanted:
-        for one in detector or trained.get(name, ("",)):
-            with Progress(f"{name} / {one}") as progress:
-                figures = training.evaluate(data, name, one, root=runs, book=thresholds, progress=progress)
-            report.setdefault(name, {})[one] = figures
-            print(f"{name} / {one}: {_in_words(figures)}")
+        curves = {}
+        for source in trained_on or (name,):
+            for one in detector or trained.get(source, ("",)):
+                judge = f"{source}/{one}" if trained_on else one
+                with Progress(f"{name} / {judge}") as progress:
+                    found = training.evaluate(
+                        data, name, one, root=runs, book=thresholds, trained_on=source, progress=progress
+                    )
+                report.setdefault(name, {})[judge] = found.figures
+                print(f"{name} / {judge}: {_in_words(found.figures)}")
+                if found.curves:
+                    curves[judge] = found.curves
+        if figures and curves:
+            write_roc(curves, figures / f"{name}_roc.png", title=f"Tested on {name}")
+        elif figures:
+            print(f"Warning: {name} has test images of one kind only, so there is no ROC to draw.", file=sys.stderr)
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

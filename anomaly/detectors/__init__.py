@@ -1,4 +1,7 @@
-"""The folder is the registry: every module here with one subclass of `Detector` is a detector of that name."""
+"""The folder is the registry: every module here with one subclass of `Detector` is a detector of that name.
+
+All but two: `base` is the contract, and `reconstruction` what the detectors share that draw the photo anew.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ from anomaly.detectors.base import Detector
 from anomaly.errors import UnknownName
 
 USUAL = ("mahalanobis", "unet")  # trained where nobody says otherwise; the first of them judges
+SHARED = ("base", "reconstruction")
 
 
 @functools.cache
 def names() -> tuple[str, ...]:
     """Names of all detectors, in alphabetical order."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base"))
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in SHARED))
 
 
 @functools.cache

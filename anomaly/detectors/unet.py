@@ -9,10 +9,6 @@ each normalised by what good images that were left out show at that place.
 
 from __future__ import annotations
 
-import copy
-import time
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,28 +16,15 @@ from torch import Tensor, nn
 from anomaly import backbones, nets
 from anomaly.corrupt import corrupt
 from anomaly.descent import Descent
-from anomaly.detectors.base import (
-    Batches,
-    BatchScores,
-    Detector,
-    Explanation,
-    Image,
-    Preview,
-    Progress,
-    cut,
-    deviations,
-    positions,
-    surroundings,
-    topk_mean,
-)
+from anomaly.detectors.base import Batches, Progress, topk_mean
+from anomaly.detectors.reconstruction import Reconstruction
 from anomaly.errors import UsageError
-from anomaly.images import stretch
 
 EPOCH = 40  # steps between two looks at the left-out images
 SMOOTH = 9  # side in pixels, at 256 px, of the window over which errors are averaged
 
 
-class UNet(Detector):
+class UNet(Reconstruction):
     """Repair autoencoder.
 
     Args:
@@ -54,7 +37,7 @@ class UNet(Detector):
             other products learns a new one in a fraction of the steps. None begins at random.
     """
 
-    least = 4
+    source = "the same place as the network repaired it"
 
     def __init__(
         self,
@@ -69,53 +52,38 @@ class UNet(Detector):
         patience: int = 8,
         start: str | None = "unet_repair",
     ):
-        super().__init__(image_size=image_size, seed=seed)
+        super().__init__(
+            image_size=image_size,
+            seed=seed,
+            epochs=epochs,
+            minutes=minutes,
+            batch=batch,
+            rate=rate,
+            patience=patience,
+        )
         self.base = base
-        self.epochs = epochs
-        self.minutes = minutes
-        self.batch = batch
-        self.rate = rate
-        self.patience = patience
         self.start = start
-        self._history: list[dict[str, float]] = []
-        self._preview: Preview | None = None
 
     def arguments(self) -> dict:
-        own = ("base", "epochs", "minutes", "batch", "rate", "patience", "start")
-        return super().arguments() | {name: getattr(self, name) for name in own}
-
-    def history(self) -> list[dict[str, float]]:
-        return self._history
-
-    def preview(self) -> Preview | None:
-        return self._preview
-
-    def _fit(self, batches: Batches, progress: Progress) -> None:
-        start = len(batches) - max(2, len(batches) // 5)  # one image alone has no spread
-        seen, left_out = torch.arange(len(batches)).tensor_split([start])
-        network = self._begin()
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = self._train(network.to(device), batches, seen, left_out, device, progress).cpu().eval()
-        for value in self._network.state_dict().values():
-            value.copy_(value.half())  # as they will be stored: a loaded model gives the very same scores
-        self._calibrate(batches, left_out)
+        return super().arguments() | {"base": self.base, "start": self.start}
 
     def _begin(self) -> nn.Module:
-        if self.start is not None:
-            prior = type(self).load(backbones.SHIPPED / self.start)
-            if prior.base != self.base:
-                problem = f"The weights '{self.start}' are of base {prior.base}, base {self.base} was asked for"
-                raise UsageError(problem, f"Use base {prior.base}, or start from None")
-            return prior._network.train().requires_grad_(True)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return nets.UNet(base=self.base)
+        if self.start is None:
+            return self._stored()
+        prior = type(self).load(backbones.SHIPPED / self.start)
+        if prior.base != self.base:
+            problem = f"The weights '{self.start}' are of base {prior.base}, base {self.base} was asked for"
+            raise UsageError(problem, f"Use base {prior.base}, or start from None")
+        return prior._network.train().requires_grad_(True)
+
+    def _stored(self) -> nn.Module:
+        return nets.UNet(base=self.base)
 
     def _train(
-        self, network: nn.Module, batches: Batches, seen: Tensor, left_out: Tensor, device, progress: Progress
+        self, network: nn.Module, batches: Batches, seen: Tensor, left_out: Tensor, progress: Progress
     ) -> nn.Module:
         """Muon and Adam, warm-up, falling rate; returns the moving average of the weights at its best left-out loss."""
-        network.to(memory_format=torch.channels_last)
+        device = next(network.parameters()).device
         average = torch.optim.swa_utils.AveragedModel(
             network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.98), use_buffers=True
         )
@@ -123,40 +91,23 @@ class UNet(Detector):
         descent = Descent(list(network.parameters()), kernels, weight_decay=0.0)
         generator = torch.Generator().manual_seed(self.seed)
         exam = self._pairs(batches, left_out[: 3 * self.batch], torch.Generator().manual_seed(self.seed + 1))
-        shown = exam[0][int(exam[2].flatten(1).mean(1).argmax())][None]  # the one with the most damage
-        best, best_loss, waited = None, float("inf"), 0
-        self._history, self._preview = [], Preview(_picture(shown), {})
-        started, total, enough = time.monotonic(), self.epochs * EPOCH, False
-        for epoch in range(self.epochs):
-            network.train()
-            running = 0.0
-            for step in range(epoch * EPOCH, (epoch + 1) * EPOCH):
-                spent = (time.monotonic() - started) / (60 * self.minutes) if self.minutes else 0.0
-                fraction = max(step / total, min(1.0, spent))
-                rate = self.rate * min(1, (step + 1) / 40) * (0.02 + 0.98 * (1 - fraction) ** 0.9)
-                picks = seen[torch.randint(len(seen), (self.batch,), generator=generator)]
-                loss = _loss(network, *(t.to(device) for t in self._pairs(batches, picks, generator)))
-                network.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                descent.step(rate)
-                average.update_parameters(network)
-                running += loss.item()
-                enough = bool(progress("train", step + 1, total))
-                if enough:
-                    break
-            held = self._examine(average, exam, device)
-            running /= step + 1 - epoch * EPOCH
-            self._history.append({"epoch": epoch + 1, "train_loss": running, "held_out_loss": held, "rate": rate})
-            if enough or epoch & (epoch + 1) == 0:  # after 1, 2, 4, 8 … epochs, and the last one
-                self._preview.repairs[epoch + 1] = self._repaired(average, shown.to(device))
-            if held < best_loss:
-                best, best_loss, waited = copy.deepcopy(average.module), held, 0
-            else:
-                waited += 1
-            if waited >= self.patience or fraction >= 1 or enough:
-                break
-        return best
+
+        def step(number: int, spent: float) -> tuple[float, float]:
+            rate = self.rate * min(1, (number + 1) / 40) * (0.02 + 0.98 * (1 - spent) ** 0.9)
+            picks = seen[torch.randint(len(seen), (self.batch,), generator=generator)]
+            loss = _loss(network, *(t.to(device) for t in self._pairs(batches, picks, generator)))
+            network.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            descent.step(rate)
+            average.update_parameters(network)
+            return loss.item(), rate
+
+        def examine() -> float:
+            return self._examine(average.module, exam, device)
+
+        network.train()
+        return self._descend(EPOCH, average.module, step, examine, exam[0], exam[2], progress)
 
     def _pairs(self, batches: Batches, picks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Damaged images, the good ones, and the masks of the damage."""
@@ -173,22 +124,8 @@ class UNet(Detector):
             ]
         return sum(parts) / len(parts)
 
-    def _repaired(self, network: nn.Module, batch: Tensor) -> Image:
-        with torch.inference_mode():
-            return _picture(network(batch.contiguous(memory_format=torch.channels_last))[0])
-
-    def _calibrate(self, batches: Batches, left_out: Tensor) -> None:
-        """Typical error and its spread at each place, then of the whole image, from good images left out."""
-        with torch.inference_mode():
-            errors = torch.cat([self._errors(batches.take([i]))[0] for i in left_out.tolist()])  # (N, 2, h, w)
-            typical, spread = errors.mean(0), errors.std(0)
-            window = max(3, self.image_size // 16) | 1  # few images: neighbours help to estimate a place
-            self._typical = _blur(typical[None], window)[0]
-            # The floor keeps a place that happened to be quiet in few images from making every change an alarm.
-            everywhere = errors.flatten(2).std((0, 2))[:, None, None]
-            self._spread = (_blur(spread[None].square(), window)[0] + everywhere.square()).sqrt().clamp_min(1e-6)
-            tops = topk_mean(self._normalised(errors))
-        self._centre, self._width = tops.mean(), tops.std().clamp_min(0.05 * tops.mean().abs() + 1e-6)
+    def _draw(self, network: nn.Module, batch: Tensor) -> Tensor:
+        return network(batch.contiguous(memory_format=torch.channels_last))[0]
 
     def _errors(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Smoothed errors (B, 2, h, w) at half size: of the repaired pixels, and the damage seen; and the repair."""
@@ -198,53 +135,33 @@ class UNet(Detector):
         window = max(3, SMOOTH * self.image_size // 256) | 1
         return F.avg_pool2d(_blur(errors, window), 2), repaired
 
-    def _normalised(self, errors: Tensor) -> Tensor:
-        """(B, 2, h, w) -> (B, h, w): both errors in deviations at their place, averaged."""
-        return ((errors - self._typical) / self._spread).mean(1)
+    def _learn_usual(self, errors: Tensor) -> None:
+        """Typical error and its spread at each place."""
+        typical, spread = errors.mean(0), errors.std(0)
+        window = max(3, self.image_size // 16) | 1  # few images: neighbours help to estimate a place
+        self._typical = _blur(typical[None], window)[0]
+        # The floor keeps a place that happened to be quiet in few images from making every change an alarm.
+        everywhere = errors.flatten(2).std((0, 2))[:, None, None]
+        self._spread = (_blur(spread[None].square(), window)[0] + everywhere.square()).sqrt().clamp_min(1e-6)
 
-    def _score(self, batch: Tensor) -> BatchScores:
-        errors, repaired = self._errors(batch)
-        normalised = self._normalised(errors)
-        return BatchScores(
-            scores=deviations(topk_mean(normalised), self._centre, self._width),
-            maps=deviations(normalised, self._centre, self._width),
-            reconstructions=repaired,
-        )
+    def _weighed(self, errors: Tensor) -> Tensor:
+        """In deviations at their place."""
+        return (errors - self._typical) / self._spread
 
-    def _explain(self, image: Image, batch: Tensor, inside: np.ndarray, filled: tuple[float, float]) -> Explanation:
-        errors, repaired = self._errors(batch)
-        height, width = (round(share * side) for share, side in zip(filled, errors.shape[2:]))
-        normalised = ((errors - self._typical) / self._spread).clamp_min(0)[0]
-        rows, columns = positions(inside, (height, width))
-        place = normalised[:, rows, columns].mean((1, 2))
-        changed = float(place[0] / place.sum().clamp_min(1e-6))
-        around = surroundings(inside)
-        here = cut(image, *around)
-        good = _picture(repaired[:, :, : 2 * height, : 2 * width])
-        return Explanation(
-            here=here,
-            good=stretch(cut(good, *around), here.shape[:2]),
-            source="the same place as the network repaired it",
-            shares={"what the repair changed": changed, "what looks like damage": 1 - changed},
-        )
+    def _total(self, maps: Tensor) -> Tensor:
+        return topk_mean(maps)
+
+    def _shares(self, errors: Tensor, place: Tensor) -> dict[str, float]:
+        changed, seen = place.mean((1, 2)).tolist()
+        changed = changed / max(changed + seen, 1e-6)
+        return {"what the repair changed": changed, "what looks like damage": 1 - changed}
 
     def _state(self) -> dict[str, Tensor]:
-        network = {
-            f"network.{k}": v.half() if v.is_floating_point() else v for k, v in self._network.state_dict().items()
-        }
-        return network | {
-            "typical": self._typical,
-            "spread": self._spread,
-            "image": torch.stack((self._centre, self._width)),
-        }
+        return super()._state() | {"typical": self._typical, "spread": self._spread}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        with torch.random.fork_rng(devices=[]):  # the random weights are overwritten: nobody else's draws may change
-            self._network = nets.UNet(base=self.base).eval()
-        weights = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
-        self._network.load_state_dict(weights)
+        super()._restore(state)
         self._typical, self._spread = state["typical"], state["spread"]
-        self._centre, self._width = state["image"]
 
 
 def ssim(a: Tensor, b: Tensor, *, window: int = 7) -> Tensor:
@@ -286,11 +203,6 @@ def _vary(images: Tensor, generator: torch.Generator) -> Tensor:
     height, width = images.shape[2:]
     moved = torch.stack([p[:, 4 + y : 4 + y + height, 4 + x : 4 + x + width] for p, (y, x) in zip(padded, shifts)])
     return (moved * light + lift).clamp(0, 1)
-
-
-def _picture(batch: Tensor) -> Image:
-    """The one image of a (1, 3, h, w) float batch."""
-    return (255 * batch[0].clamp(0, 1)).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def _blur(x: Tensor, window: int) -> Tensor:
