@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,8 @@ from anomaly.corrupt import corrupt, disturb
 from anomaly.errors import BrokenRun, TooFewImages, WrongProduct
 from anomaly.images import Box, checked_region, crop, stretch
 
-SIDE = 224  # pixels of the square in which the backbone sees a photo: a tenth of the time of an inspection
+Progress = Callable[[str, int, int], object]
+SIDE = 224  # pixels of the square in which the backbone sees a photo: a quarter of what `mahalanobis` looks at
 STAGES = (2, 3)  # strides 16, 32, as far as they are pooled over the photo
 LEAST = 4  # good photos
 MOST = 100  # good photos, evenly chosen: enough for a promise of 1%
@@ -41,6 +42,7 @@ RANK = 16  # directions, and not more than photos
 FOLDS = 10
 CLEARLY = 0.5  # of the distance to the product that was asked for: another one at less is the one that is seen
 TINY = 1e-6
+SEED = 0
 SCHEMA = 1
 REMEDY = "Train or refit the product again, or delete the file: its photos are then not checked"
 
@@ -105,23 +107,26 @@ class Seen:
         raise WrongProduct(problem, f"{remedy}, or check what lies under the camera", self.to_json())
 
 
-def learn(photos: Sequence[np.ndarray], *, region: Box | None = None, seed: int = 0) -> Product:
+def learn(photos: Sequence[np.ndarray], *, region: Box | None = None, progress: Progress | None = None) -> Product:
     """How photos of a product look, from good ones alone.
 
     Args:
         photos: (H, W, 3) uint8 RGB each, sizes may differ; may be lazy: each is read once.
         region: (x, y, width, height) in shares of the photo: all that counts.
+        progress: called with (stage, done, total); may raise.
     Raises:
         TooFewImages: fewer than four.
     """
     if len(photos) < LEAST:
         problem = f"{len(photos)} good photos were given to know the product by, it takes {LEAST}"
         raise TooFewImages(problem, "Add good photos")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(SEED)
     chosen = np.linspace(0, len(photos) - 1, min(len(photos), MOST)).round().astype(int)
     more = -(-VIEWS // len(chosen))
     seen = []
-    for i in chosen:
+    for done, i in enumerate(chosen):
+        if progress:
+            progress("know", done, len(chosen))
         photo = _tensor(photos[int(i)], region)
         seen.append(_pooled(torch.cat([photo, *(_varied(photo, generator) for _ in range(more))])))
     features = np.stack(seen).astype(np.float16).astype(np.float64)  # (photos, views, C), in the precision of the file

@@ -1,4 +1,7 @@
-"""From a folder of photos to a run that judges: split, fit, calibrate on held-out images, evaluate, save."""
+"""From a folder of photos to a run that judges: split, fit, calibrate on held-out images, evaluate, save.
+
+With each run goes what its product looks like, for the check of `gate`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly import dataset, evaluation, runs, thresholds
+from anomaly import dataset, evaluation, gate, runs, thresholds
 from anomaly.accounts import user
 from anomaly.capture import Profile
 from anomaly.detectors.base import Detector, Progress
@@ -75,6 +78,7 @@ def train(
     detector.fit(dataset.LazyImages(split.train), region=region, progress=progress)
     samples = [dataset.Sample(path, dataset.GOOD) for path in split.held_out]
     judged = evaluation.judge(detector, samples, progress=progress)
+    product = gate.learn(dataset.LazyImages(good), region=region, progress=progress)
     profile = Profile.of(crop(image, region) for image in dataset.LazyImages(good))
     calibration = {"good": _entries(judged, folder), "defect": [], runs.CAPTURE: profile.to_json()}
     origin = {
@@ -82,6 +86,7 @@ def train(
         "split": {name: [_relative(p, folder) for p in getattr(split, name)] for name in ("train", "held_out")},
     }
     run = runs.save(root, category, detector, origin=origin, calibration=calibration, metrics={})
+    runs.save_product(root, category, product)
     if not (root / category / runs.CATEGORY).is_file() or runs.region(root, category) != region:
         about = runs.describe(root, category) | {"region": region}
         runs.write_description(root, category, {key: value for key, value in about.items() if value is not None})

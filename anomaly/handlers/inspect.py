@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly import render
+from anomaly import render, report
 from anomaly.accounts import OPERATOR
-from anomaly.errors import AnomalyError, RecordError, UsageError
+from anomaly.errors import AnomalyError, RecordError, UsageError, WrongProduct
 from anomaly.handlers.session import Notice, Session, Site, refusal, sentence
 from anomaly.images import read_image, shrink
 from anomaly.inspection import Inspection, redecide
@@ -23,6 +23,7 @@ STORED = 100  # the trial limit, in percent of the stored one, at which nothing 
 DEEPEST = 10  # a REVIEW band that ends lower than a tenth of the limit has no OK within reach of a slider
 MOST_REGIONS = 8  # more numbers on one picture than this hide the defect that they point at
 THUMBNAIL = 144  # longest side in pixels, sharp at 72 CSS pixels on a dense screen
+UNCHECKED = "Whether the photo shows this product was not checked: train it again."
 EXPIRED = "The photo is no longer kept by this server"
 TRAILING_NUMBER = re.compile(r"[_-]?\d+$")
 
@@ -167,8 +168,11 @@ class InspectHandlers:
             if not photo.exists():
                 raise UsageError(EXPIRED, "Add the photo again")
             inspection = self.inspector.inspect(photo, category=product.name, detector=session.detector)
-            unrecorded = self._record(session, inspection)
+            unrecorded = self._record(session, photo, inspection)
             said = _report(product.title, inspection, unrecorded=unrecorded)
+        except WrongProduct as error:
+            unrecorded = self._record(session, photo, error)
+            said = self._wrong(error, unrecorded)
         except AnomalyError as error:
             said = refusal(error, photo)
         except Exception:
@@ -180,12 +184,23 @@ class InspectHandlers:
         session.inspection, session.unrecorded = inspection, unrecorded
         return said
 
-    def _record(self, session: Session, inspection: Inspection) -> str:
+    def _wrong(self, error: WrongProduct, unrecorded: str) -> Notice:
+        """What the photo shows instead, and which product to choose, by the titles of the page."""
+        titles = {name: title for title, name in self.products()}
+        seen, expected = (titles.get(error.product[key], error.product[key]) for key in ("seen", "expected"))
+        said = (
+            f"This looks like {seen}, not {expected}. Choose {seen}, or check what lies under the camera."
+            if error.product["known"]
+            else f"This shows none of the known products; the nearest is {seen}. Check what lies under the camera."
+        )
+        return Notice("refused", "Another product", " ".join(filter(None, (said, unrecorded))))
+
+    def _record(self, session: Session, photo: Path, found: Inspection | WrongProduct) -> str:
         """Keep the inspection; gives why that failed, since a verdict counts whether or not it was written down."""
         # Visitors come by a public link: what they try out is neither kept nor counted.
-        if self.site.history and session.person.may(OPERATOR):
+        if session.person.may(OPERATOR):
             try:
-                self.site.history.add(inspection, user=session.person.name)
+                self.site.record(photo, found, user=session.person.name, detector=session.detector)
             except RecordError as error:
                 log.warning("an inspection is not on record: %s", error)
                 return str(error)
@@ -223,6 +238,8 @@ class InspectHandlers:
                 raise UsageError("No image was given", "Upload one and pass it as `image`")
             found = self.inspector.inspect(path, category=category, detector=detector or None).to_json()
             return found | {"path": name}  # where this server keeps the upload is nobody's business
+        except WrongProduct as error:
+            return report.refused(name, detector or None, error)
         except AnomalyError as error:
             asked = {"path": name, "category": category, "detector": detector}
             return asked | {"verdict": None, "error": sentence(error, path)}
@@ -276,7 +293,11 @@ def _report(title: str, stored: Inspection, percent: float = STORED, unrecorded:
 
 
 def _note(inspection: Inspection) -> str:
-    """One plain sentence on where the defect is."""
+    """One plain sentence on where the defect is, and one where nobody knows what the photo shows."""
+    return " ".join(filter(None, (_where(inspection), UNCHECKED if inspection.product is None else "")))
+
+
+def _where(inspection: Inspection) -> str:
     count = len(inspection.regions)
     if count == 0:
         if inspection.verdict == "ANOMALY":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anomaly.accounts import Person
-from anomaly.errors import AnomalyError, UnknownName, UsageError
+from anomaly.errors import AnomalyError, UnknownName, UsageError, WrongProduct
 from anomaly.history import History
 from anomaly.inspection import CategoryInfo, Inspection, Inspector
 
@@ -42,6 +42,17 @@ class Site:
         if name not in found:
             raise UnknownName(f"Category {name!r} does not exist", choices)
         return found[name]
+
+    def record(self, photo: Path, found: Inspection | AnomalyError, *, user: str, detector: str | None = None) -> None:
+        """Keep what was found on a photo, or that it was refused; other errors say nothing of a part.
+
+        Raises:
+            RecordError: the record does not take it.
+        """
+        if self.history and isinstance(found, Inspection):
+            self.history.add(found, user=user)
+        elif self.history and isinstance(found, WrongProduct):
+            self.history.refuse(photo, found, detector=detector, user=user)
 
 
 @dataclass
