@@ -97,14 +97,19 @@ class Seen:
 
     def require(self) -> None:
         """Raise WrongProduct unless the photo shows what was asked for, or any known product where nothing was."""
-        if not self.refused:
-            return
+        if self.refused:
+            raise self.refusal()
+
+    def refusal(self, titles: Mapping[str, str] | None = None) -> WrongProduct:
+        """What is said of a refused photo; `titles` of products are said in the place of their names."""
+        seen, expected = ((titles or {}).get(name, name) for name in (self.seen, self.expected))
         if self.known:
-            problem, remedy = f"This looks like {self.seen}, not {self.expected}", f"Choose {self.seen}"
+            problem = f"This looks like {seen}, not {expected}"
+            remedy = f"Choose {seen}, or check what lies under the camera"
         else:
-            problem = f"This shows none of the known products; the nearest is {self.seen}"
-            remedy = "Teach the product"
-        raise WrongProduct(problem, f"{remedy}, or check what lies under the camera", self.to_json())
+            problem = f"This shows none of the known products; the nearest is {seen}"
+            remedy = "Teach the product, or check what lies under the camera"
+        return WrongProduct(problem, remedy, self.to_json())
 
 
 def learn(photos: Sequence[np.ndarray], *, region: Box | None = None, progress: Progress | None = None) -> Product:

@@ -66,7 +66,6 @@ class Inspection:
     default_threshold: float
     verdict: str
     capture: tuple[str, ...]
-    product: gate.Seen | None
     percentile: Standing
     regions: tuple[Region, ...]
     milliseconds: float
@@ -75,6 +74,7 @@ class Inspection:
     preview: np.ndarray
     map: np.ndarray
     reconstruction: np.ndarray | None
+    product: gate.Seen | None = None
 
     @property
     def level(self) -> float:

@@ -19,6 +19,7 @@ from anomaly.accounts import Desk, Person
 from anomaly.api import build_api
 from anomaly.detectors.base import Explanation
 from anomaly.errors import MissingThreshold, UnknownName
+from anomaly.gate import Seen
 from anomaly.handlers.session import Session, Site
 from anomaly.history import History
 from anomaly.images import read_image
@@ -109,6 +110,9 @@ class ToyInspector:
         if detector == "blind":
             raise MissingThreshold("plate has no threshold for blind", "Run `python -m anomaly calibrate`")
         image = read_image(path)
+        seen = "plate" if image.mean() < 180 else "other_plate"  # bright ones are of the other kind
+        product = Seen(category, seen, True, 0.5)
+        product.require()
         spots = (np.float32(100) - image[:, :, 0]) / 5
         score = float(spots.max())
         return Inspection(
@@ -131,6 +135,7 @@ class ToyInspector:
             map=spots,
             reconstruction=np.full_like(image, 100) if detector == "twin" else None,
             default_threshold=10.0,
+            product=product,
         )
 
     def explain(self, inspection: Inspection) -> Explanation:

@@ -12,6 +12,7 @@ import numpy as np
 from anomaly import render, report
 from anomaly.accounts import OPERATOR
 from anomaly.errors import AnomalyError, RecordError, UsageError, WrongProduct
+from anomaly.gate import Seen
 from anomaly.handlers.session import Notice, Session, Site, refusal, sentence
 from anomaly.images import read_image, shrink
 from anomaly.inspection import Inspection, redecide
@@ -23,7 +24,7 @@ STORED = 100  # the trial limit, in percent of the stored one, at which nothing 
 DEEPEST = 10  # a REVIEW band that ends lower than a tenth of the limit has no OK within reach of a slider
 MOST_REGIONS = 8  # more numbers on one picture than this hide the defect that they point at
 THUMBNAIL = 144  # longest side in pixels, sharp at 72 CSS pixels on a dense screen
-UNCHECKED = "Whether the photo shows this product was not checked: train it again."
+UNCHECKED = "Whether the photo shows this product was not checked: train it again"
 EXPIRED = "The photo is no longer kept by this server"
 TRAILING_NUMBER = re.compile(r"[_-]?\d+$")
 
@@ -98,6 +99,7 @@ class Report:
     regions: tuple[Region, ...]
     note: str
     doubt: str
+    unchecked: str  # that nobody knows whether the photo shows the product, or ""
     capture: tuple[str, ...]
     unrecorded: str  # why the inspection is not on record, although it should be
     photo: np.ndarray
@@ -163,7 +165,7 @@ class InspectHandlers:
         turn, photo, product = session.turn, session.photo, session.product
         if photo is None or product is None:
             return None
-        inspection, unrecorded = None, ""
+        inspection, unrecorded, shown = None, "", None
         try:
             if not photo.exists():
                 raise UsageError(EXPIRED, "Add the photo again")
@@ -172,7 +174,7 @@ class InspectHandlers:
             said = _report(product.title, inspection, unrecorded=unrecorded)
         except WrongProduct as error:
             unrecorded = self._record(session, photo, error)
-            said = self._wrong(error, unrecorded)
+            said, shown = self._wrong(error, unrecorded), error.product["seen"]
         except AnomalyError as error:
             said = refusal(error, photo)
         except Exception:
@@ -181,19 +183,14 @@ class InspectHandlers:
             said = _refused("The program failed on this photo. Try again, and report it if it repeats.")
         if session.turn != turn:
             return None
-        session.inspection, session.unrecorded = inspection, unrecorded
+        session.inspection, session.unrecorded, session.shown = inspection, unrecorded, shown
         return said
 
     def _wrong(self, error: WrongProduct, unrecorded: str) -> Notice:
-        """What the photo shows instead, and which product to choose, by the titles of the page."""
-        titles = {name: title for title, name in self.products()}
-        seen, expected = (titles.get(error.product[key], error.product[key]) for key in ("seen", "expected"))
-        said = (
-            f"This looks like {seen}, not {expected}. Choose {seen}, or check what lies under the camera."
-            if error.product["known"]
-            else f"This shows none of the known products; the nearest is {seen}. Check what lies under the camera."
-        )
-        return Notice("refused", "Another product", " ".join(filter(None, (said, unrecorded))))
+        """What the photo shows instead, by the titles of the page."""
+        seen, titles = Seen(**error.product), {name: title for title, name in self.products()}
+        said = " ".join(filter(None, (str(seen.refusal(titles)), unrecorded)))
+        return Notice("refused", "Another product", said, switch=titles.get(seen.seen, "") if seen.known else "")
 
     def _record(self, session: Session, photo: Path, found: Inspection | WrongProduct) -> str:
         """Keep the inspection; gives why that failed, since a verdict counts whether or not it was written down."""
@@ -282,6 +279,7 @@ def _report(title: str, stored: Inspection, percent: float = STORED, unrecorded:
         ),
         note=_note(now),
         doubt=doubt(now.percentile),
+        unchecked=UNCHECKED if now.product is None else "",
         capture=now.capture,
         unrecorded=unrecorded,
         photo=now.preview,
@@ -293,11 +291,7 @@ def _report(title: str, stored: Inspection, percent: float = STORED, unrecorded:
 
 
 def _note(inspection: Inspection) -> str:
-    """One plain sentence on where the defect is, and one where nobody knows what the photo shows."""
-    return " ".join(filter(None, (_where(inspection), UNCHECKED if inspection.product is None else "")))
-
-
-def _where(inspection: Inspection) -> str:
+    """One plain sentence on where the defect is."""
     count = len(inspection.regions)
     if count == 0:
         if inspection.verdict == "ANOMALY":

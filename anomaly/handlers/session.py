@@ -70,21 +70,23 @@ class Session:
     photo: Path | None = None
     inspection: Inspection | None = None
     unrecorded: str = ""  # why the inspection is not on record, although it should be
+    shown: str | None = None  # the product that a refused photo shows
     turn: int = 0
 
     def restart(self) -> None:
         """Forget the verdict: from here on it would stand beside another photo, product or detector."""
-        self.inspection, self.unrecorded = None, ""
+        self.inspection, self.unrecorded, self.shown = None, "", None
         self.turn += 1
 
 
 @dataclass(frozen=True)
 class Notice:
-    """The page without a verdict: `kind` is "idle", "busy" or "refused"."""
+    """The page without a verdict: `kind` is "idle", "busy" or "refused"; `switch` is the title of a better product."""
 
     kind: str
     title: str
     text: str = ""
+    switch: str = ""
 
 
 def refusal(error: AnomalyError, path: Path | None = None, *, title: str = "Not inspected") -> Notice:

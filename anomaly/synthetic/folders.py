@@ -63,13 +63,12 @@ def write_product(
 
 
 def write_examples(folder: Path, name: str, *, size: int = 256, seed: int = 1000) -> None:
-    """Write two good parts and one of each defect type as <folder>/<kind>_<number>.jpg, to try a detector on.
+    """Write a good part and one of each defect type as <folder>/<kind>_000.jpg, to try a detector on.
 
     The default seed differs from that of `write_product`: no example is a training or test image.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(2):
-        write_image(folder / f"good_{index:03d}.jpg", render_good(name, seed=seed, index=index, size=size))
+    write_image(folder / "good_000.jpg", render_good(name, seed=seed, index=0, size=size))
     for defect in product(name).defects:
         image, _ = render_defect(name, defect, seed=seed, index=0, size=size)
         write_image(folder / f"{defect}_000.jpg", image)

@@ -11,7 +11,6 @@ from anomaly.accounts import OPERATOR, SUPERVISOR
 from anomaly.errors import AnomalyError
 from anomaly.handlers.batch import PAGE, BatchHandlers, Card, Page, Progress
 from anomaly.handlers.session import Notice, Session, Site, refusal
-from anomaly.monitor import REFUSED
 from anomaly.report import ERROR, VERDICTS
 from anomaly.ui import pieces
 from anomaly.ui.photo import Photos
@@ -30,7 +29,7 @@ STATES = {
     "stopped": "Stopped; what was done is kept",
     "failed": "Ended early; what was done is kept",
 }
-ICONS = {ERROR: "refused", REFUSED: "refused"}
+ICONS = {ERROR: "refused"}
 NOTHING = '<p class="nothing">No photo matches these filters.</p>'
 
 
