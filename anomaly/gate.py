@@ -37,7 +37,9 @@ LEAST = 4  # good photos
 MOST = 100  # good photos, evenly chosen: enough for a promise of 1%
 VIEWS = 64  # at least so many of all photos together, besides the photos themselves
 DAMAGED = 0.8  # of the views
-TILT = 15.0  # degrees by which a view is turned at most, besides quarter turns
+TURNED = 0.5  # of the views, by quarters or mirrored
+TILT = 15.0  # degrees by which all are turned besides, at most
+BLURRED, BLUR = 0.3, (0.5, 2.5)  # of the views, and deviation in pixels: a lens out of focus, more than `disturb` does
 RANK = 16  # directions, and not more than photos
 FOLDS = 10
 CLEARLY = 0.5  # of the distance to the product that was asked for: another one at less is the one that is seen
@@ -251,11 +253,16 @@ def _pooled(images: Tensor) -> np.ndarray:
 
 def _varied(photo: Tensor, generator: torch.Generator) -> Tensor:
     """The photo as it might be taken of another, perhaps defective, part of the same product: (1, 3, SIDE, SIDE)."""
+
+    def drawn(low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
     view, _ = corrupt(photo, generator, share=DAMAGED)
-    quarters, mirrored = (int(torch.randint(0, n, (), generator=generator)) for n in (4, 2))
-    if torch.rand((), generator=generator) < 0.5:
-        view = torch.rot90(view.flip(3) if mirrored else view, quarters, (2, 3))
-    angle = TILT * (2 * float(torch.rand((), generator=generator)) - 1)
+    if drawn() < TURNED:
+        view = torch.rot90(view.flip(3) if drawn() < 0.5 else view, int(drawn(0, 4)), (2, 3))
     around = TF.pad(view, [SIDE // 4] * 4, padding_mode="reflect")
-    turned = TF.rotate(around, angle, interpolation=TF.InterpolationMode.BILINEAR)
-    return disturb(TF.center_crop(turned, [SIDE, SIDE]), generator)
+    turned = TF.rotate(around, drawn(-TILT, TILT), interpolation=TF.InterpolationMode.BILINEAR)
+    view = TF.center_crop(turned, [SIDE, SIDE])
+    if drawn() < BLURRED:
+        view = TF.gaussian_blur(view, [15, 15], [drawn(*BLUR)] * 2)
+    return disturb(view, generator)

@@ -110,7 +110,7 @@ class ToyInspector:
         if detector == "blind":
             raise MissingThreshold("plate has no threshold for blind", "Run `python -m anomaly calibrate`")
         image = read_image(path)
-        seen = "plate" if image.mean() < 180 else "other_plate"  # bright ones are of the other kind
+        seen = "other_plate" if image.mean() > 180 else category  # bright ones are of the other kind
         product = Seen(category, seen, True, 0.5)
         product.require()
         spots = (np.float32(100) - image[:, :, 0]) / 5
