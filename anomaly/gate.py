@@ -39,8 +39,9 @@ VIEWS = 64  # at least so many of all photos together, besides the photos themse
 DAMAGED = 0.8  # of the views
 TURNED = 0.5  # of the views, by quarters or mirrored
 TILT = 15.0  # degrees by which all are turned besides, at most
-BLURRED, BLUR = 0.3, (0.5, 2.5)  # of the views, and deviation in pixels: a lens out of focus, more than `disturb` does
-RANK = 16  # directions, and not more than photos
+BLURRED, BLUR = 0.3, (0.5, 1.5)  # of the views, and deviation in pixels: a lens out of focus, more than `disturb` does
+RANK, FEWER = 32, 16  # directions at most, a third of the photos; of less than 48 photos as many as photos, or 16
+STEPS = 127  # of a direction's largest value: directions are kept in bytes
 FOLDS = 10
 CLEARLY = 0.5  # of the distance to the product that was asked for: another one at less is the one that is seen
 TINY = 1e-6
@@ -136,7 +137,7 @@ def learn(photos: Sequence[np.ndarray], *, region: Box | None = None, progress: 
             progress("know", done, len(chosen))
         photo = _tensor(photos[int(i)], region)
         seen.append(_pooled(torch.cat([photo, *(_varied(photo, generator) for _ in range(more))])))
-    features = np.stack(seen).astype(np.float16).astype(np.float64)  # (photos, views, C), in the precision of the file
+    features = np.stack(seen)  # (photos, views, C)
     left_out = []
     for part in np.array_split(np.arange(len(features)), min(FOLDS, len(features))):
         others = _gaussian(np.delete(features, part, axis=0))
@@ -173,8 +174,9 @@ def judge(apart: Mapping[str, float], *, expected: str | None = None) -> Seen:
 
 
 def save(product: Product, path: Path) -> None:
-    """Write a product as safetensors in half precision, with everything else and the digest in its header."""
-    tensors = {name: getattr(product, name).astype(np.float16) for name in ("mean", "directions")}
+    """Write a product as safetensors, with its numbers and the digest of all in the header."""
+    directions, scales = _in_bytes(product.directions)
+    tensors = {"mean": product.mean.astype(np.float16), "directions": directions, "scales": scales}
     about = {
         "schema": SCHEMA,
         "backbone_sha256": backbones.load().sha256,
@@ -204,7 +206,7 @@ def load(path: Path) -> Product:
             photos=about["photos"],
             limit=about["limit"],
             mean=tensors["mean"].astype(np.float64),
-            directions=tensors["directions"].astype(np.float64),
+            directions=tensors["directions"] * tensors["scales"],
             rest=about["rest"],
         )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -219,14 +221,20 @@ def _digest(said: str, tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Mean, directions and rest of (photos, views, C), directions as the file keeps them."""
+    """Mean, directions and rest of (photos, views, C), as exact as the file keeps them."""
     flat = features.reshape(-1, features.shape[-1])
     mean = flat.mean(0).astype(np.float16).astype(np.float64)
     _, deviations, axes = np.linalg.svd(flat - mean, full_matrices=False)
     variances = np.square(deviations) / (len(flat) - 1)
-    rank = min(RANK, len(features))
-    directions = (axes[:rank] * np.sqrt(variances[:rank])[:, None]).astype(np.float16).astype(np.float64)
-    return mean, directions, max(float(variances[rank:].sum()) / flat.shape[1], TINY)
+    rank = min(RANK, len(features), max(FEWER, len(features) // 3))
+    directions, scales = _in_bytes(axes[:rank] * np.sqrt(variances[:rank])[:, None])
+    return mean, directions * scales, max(float(variances[rank:].sum()) / flat.shape[1], TINY)
+
+
+def _in_bytes(directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(R, C) int8 and (R, 1) float64, of which the argument is the product, about."""
+    scales = np.maximum(np.abs(directions).max(1, keepdims=True) / STEPS, TINY)
+    return np.rint(directions / scales).astype(np.int8), scales
 
 
 def _distances(features: np.ndarray, mean: np.ndarray, directions: np.ndarray, rest: float) -> np.ndarray:

@@ -98,7 +98,7 @@ def test_every_photo_becomes_a_row_and_a_bad_one_stops_nothing(handlers, photos)
     ticket = handlers.start(ANNA, "plate", photos)
     now = finish(handlers, ticket)
     assert (now.state, now.done, now.total, now.said) == ("done", 4, 4, ())
-    assert now.counts == {"ANOMALY": 1, "REVIEW": 1, "OK": 1, "ERROR": 1}
+    assert now.counts == {"ANOMALY": 1, "REVIEW": 1, "OK": 1, "REFUSED": 0, "ERROR": 1}
     page = handlers.page(ANNA, ticket, None, "", 0)
     assert [(card.name, card.verdict, card.level) for card in page.cards] == [
         ("bad.png", "ANOMALY", 2.0),
@@ -159,7 +159,7 @@ def test_a_zip_is_read_photo_by_photo_and_nothing_of_it_is_left(handlers, inspec
         assert sum(path.is_file() for path in unpacked.rglob("*")) == 1
         gate.open.release()
     now = finish(handlers, ticket)
-    assert now.counts == {"ANOMALY": 1, "REVIEW": 0, "OK": 1, "ERROR": 1}
+    assert now.counts == {"ANOMALY": 1, "REVIEW": 0, "OK": 1, "REFUSED": 0, "ERROR": 1}
     assert [card.name for card in handlers.page(ANNA, ticket, None, "", 0).cards] == [
         "lot.zip/a/bad.png",
         "lot.zip/a/good.png",
