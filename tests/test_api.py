@@ -164,8 +164,8 @@ def test_one_photo_more_than_a_batch_may_hold(client, part):
 
 
 REFUSED = {
-    "no category": (400, "No category was given. Give one of: plate, other_plate, auto."),
-    "unknown category": (404, "Category 'bolt' does not exist. Give one of: plate, other_plate, auto."),
+    "no category": (400, "No category was given. Give one of: plate, other_plate."),
+    "unknown category": (404, "Category 'bolt' does not exist. Give one of: plate, other_plate."),
     "no image": (400, "No image was given. Send one as the file `image`, with curl: -F image=@part.png."),
     "a path": (400, "The field image is of the wrong kind. Photos are sent as files, with curl: -F image=@part.png."),
     "not an image": (422, "part.png is not a JPEG, PNG, BMP, TIFF or WebP image. Convert it to PNG or JPEG."),

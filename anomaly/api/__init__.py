@@ -25,7 +25,6 @@ from anomaly.accounts import OPERATOR, Desk, Person
 from anomaly.api.page import draw
 from anomaly.errors import AnomalyError, NotSignedIn, UsageError, WrongProduct
 from anomaly.handlers.session import Site, sentence
-from anomaly.inspection import AUTO
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +174,7 @@ def _add_inspections(api: FastAPI, site: Site, line: Line, caller: Caller) -> No
         if len(images) > MOST:
             problem = f"{len(images)} images were given, at most {MOST} go into one request"
             raise errors.ImageTooLarge(problem, "Send several requests")
-        await run_sync(site.category, category)
+        await run_sync(site.require, category)
         found = []
         for image in images:  # each waits for its turn anew, so that a batch keeps nobody waiting for all of it
             try:
@@ -210,8 +209,7 @@ def _inspect(
     """Status and answer for one uploaded photo; it is on the record when somebody with a role sent it."""
     with _stored(image) as path:
         try:
-            if category != AUTO:
-                site.category(category)
+            site.require(category)
             try:
                 found = site.inspector.inspect(path, category=category, detector=detector or None)
                 row = found.to_json()

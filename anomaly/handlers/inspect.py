@@ -188,7 +188,7 @@ class InspectHandlers:
 
     def _wrong(self, error: WrongProduct, unrecorded: str) -> Notice:
         """What the photo shows instead, by the titles of the page."""
-        seen, titles = Seen(**error.product), {name: title for title, name in self.products()}
+        seen, titles = Seen(**error.product), {name: title for title, name in self.site.products()}
         said = " ".join(filter(None, (str(seen.refusal(titles)), unrecorded)))
         return Notice("refused", "Another product", said, switch=titles.get(seen.seen, "") if seen.known else "")
 
@@ -230,7 +230,7 @@ class InspectHandlers:
         """One photo for a script: the keys of `python -m anomaly inspect --json`."""
         name = Path(path).name if path else None
         try:
-            self.site.category(category)
+            self.site.require(category)
             if not path:
                 raise UsageError("No image was given", "Upload one and pass it as `image`")
             found = self.inspector.inspect(path, category=category, detector=detector or None).to_json()

@@ -8,7 +8,7 @@ from pathlib import Path
 from anomaly.accounts import Person
 from anomaly.errors import AnomalyError, UnknownName, UsageError, WrongProduct
 from anomaly.history import History
-from anomaly.inspection import CategoryInfo, Inspection, Inspector
+from anomaly.inspection import AUTO, CategoryInfo, Inspection, Inspector
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Site:
         if name not in found:
             raise UnknownName(f"Category {name!r} does not exist", choices)
         return found[name]
+
+    def require(self, name: str | None) -> None:
+        """Raise as `category` does, unless the photo is to tell its product itself."""
+        if name != AUTO:
+            self.category(name)
 
     def record(self, photo: Path, found: Inspection | AnomalyError, *, user: str, detector: str | None = None) -> None:
         """Keep what was found on a photo, or that it was refused; other errors say nothing of a part.
