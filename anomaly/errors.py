@@ -38,6 +38,18 @@ class ImageTooLarge(ImageError):
     """An image over the pixel limit (also a guard against decompression bombs)."""
 
 
+class WrongProduct(AnomalyError):
+    """A photo of another product than the one that was asked for, or of none that is known.
+
+    Args:
+        product: what was seen instead, as under the key `product` of `python -m anomaly inspect --json`.
+    """
+
+    def __init__(self, problem: str, remedy: str, product: dict):
+        super().__init__(problem, remedy)
+        self.product = product
+
+
 class ArchiveError(AnomalyError):
     """A ZIP that is damaged, too large, or not made of photos."""
 

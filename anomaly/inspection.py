@@ -1,7 +1,8 @@
-"""Load a trained category once, score a photo, decide, and say where."""
+"""Load a trained category once, see whether a photo shows it, score the photo, decide, and say where."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -10,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly import render, runs
+from anomaly import gate, render, runs
 from anomaly.detectors.base import MANIFEST, Detector, Explanation
-from anomaly.errors import UsageError
+from anomaly.errors import BrokenRun, UsageError
 from anomaly.images import crop, read_image, resize_map, shrink, stretch
 from anomaly.regions import Region, find_regions
 from anomaly.thresholds import OperatingPoint, Standing, Thresholds, decide, standing
 
+log = logging.getLogger(__name__)
+
+AUTO = "auto"  # in place of a category: the one that the photo shows
 PREVIEW = 1024  # longest side in pixels of what is kept of a photo: bounds memory, whatever the camera
 LOADED = 12  # detectors held in memory; the one unused for longest goes first
 MIN_AREA = 9  # pixels of the preview: less is a speck of the map, not a region
@@ -44,6 +48,7 @@ class Inspection:
         default_threshold: the stored limit, whatever `redecide` made of it.
         capture: what is unlike the good photos in how this one was taken, a sentence each; then it is for a person to
             judge, and the verdict is "REVIEW" whatever the score.
+        product: which product the photo shows; None where the category was trained before that was learned.
         percentile: where the score lies among those of held-out good parts.
         regions: connected areas of the map at or over `pixel_threshold`, in pixels of the original.
         width, height: of the original in pixels.
@@ -69,6 +74,7 @@ class Inspection:
     preview: np.ndarray
     map: np.ndarray
     reconstruction: np.ndarray | None
+    product: gate.Seen | None = None
 
     @property
     def level(self) -> float:
@@ -91,7 +97,7 @@ class Inspection:
             "verdict": self.verdict,
             "regions": [region.to_json() for region in self.regions],
             "defect_type": None,
-            "product": None,
+            "product": self.product and self.product.to_json(),
             "capture": list(self.capture),
             "percentile": self.percentile.to_json(),
             "milliseconds": round(self.milliseconds, 3),
@@ -130,6 +136,7 @@ class Inspector:
         self._root = Path(runs)
         self._book = Path(thresholds)
         self._loaded: OrderedDict[tuple[str, str], tuple[int, Detector]] = OrderedDict()
+        self._products: dict[str, tuple[int, gate.Product]] = {}
         self._lock = threading.Lock()
 
     def categories(self) -> list[CategoryInfo]:
@@ -161,15 +168,19 @@ class Inspector:
         """Score a photo and decide by the stored operating point.
 
         Args:
+            category: AUTO takes the one that the photo shows.
             detector: None takes the category's active one.
             threshold: decides by another limit than the stored one, which must exist all the same.
         Raises:
+            WrongProduct: it shows another product than `category`, or none that is known.
             ImageError: the file is no readable photo; UnknownName: no such category or detector;
             BrokenRun: the run is damaged; MissingThreshold, StaleThreshold: it has no limit of its own.
         """
-        model, run, point = self._ready(category, detector)
+        ready = None if category == AUTO else self._ready(category, detector)
         began = time.perf_counter()
         image = read_image(path)
+        product = self._seen(image, None if category == AUTO else category)
+        model, run, point = ready or self._ready(product.seen, detector)
         with self._lock:  # one forward pass at a time: more would share the same cores and multiply memory
             result = model.score(image)
         preview = shrink(image, PREVIEW)
@@ -177,7 +188,7 @@ class Inspector:
         made = result.reconstruction
         found = Inspection(
             path=str(path),
-            category=category,
+            category=run.category,
             detector=run.detector,
             weights_sha256=run.weights_sha256,
             score=result.score,
@@ -187,6 +198,7 @@ class Inspector:
             default_threshold=point.fail,
             verdict="",
             capture=run.profile.objections(crop(image, run.region)) if run.profile else (),
+            product=product,
             percentile=standing(result.score, [entry["score"] for entry in run.calibration["good"]]),
             regions=(),
             milliseconds=0.0,
@@ -210,6 +222,42 @@ class Inspector:
         box = inspection.regions[0].box if inspection.regions else _worst_place(inspection)
         with self._lock:
             return model.explain(image, box)
+
+    def _seen(self, image: np.ndarray, expected: str | None) -> gate.Seen | None:
+        """Which product a photo shows, None where it cannot be told whether it is the expected one.
+
+        Raises:
+            WrongProduct: another product than the expected one, or none that is known.
+            UsageError: none is expected, and none can be recognised; BrokenRun: a file that is needed is damaged.
+        """
+        products = self._known(expected)
+        if expected is None and not products:
+            problem = f"No product in {self._root} can be recognised by its photos"
+            raise UsageError(problem, "Name the product, or train it again")
+        if expected is not None and expected not in products:
+            return None
+        with self._lock:
+            seen = gate.look(image, products, expected=expected)
+        seen.require()
+        return seen
+
+    def _known(self, expected: str | None) -> dict[str, gate.Product]:
+        """Every product that can be recognised; a damaged file is only an error where its product is asked for."""
+        found = {}
+        for name in runs.names(self._root):
+            path = self._root / name / runs.PRODUCT
+            if not path.is_file():
+                continue
+            stamp = path.stat().st_mtime_ns
+            try:
+                if self._products.get(name, (None,))[0] != stamp:
+                    self._products[name] = (stamp, gate.load(path))
+                found[name] = self._products[name][1]
+            except BrokenRun as error:
+                if expected in (None, name):
+                    raise
+                log.warning("photos of %s are not recognised: %s", name, error)
+        return found
 
     def _ready(self, category: str, detector: str | None) -> tuple[Detector, runs.Run, OperatingPoint]:
         """Detector, its run and operating point, checked to belong together."""

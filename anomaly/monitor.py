@@ -11,6 +11,8 @@ from scipy import stats
 
 from anomaly.thresholds import interval
 
+VERDICTS = ("OK", "REVIEW", "ANOMALY")
+REFUSED = "REFUSED"  # of a photo of another product: no verdict on a part, and in no share
 LEAST = 20  # scores on either side: with fewer, only a shift of nearly the whole distribution could be told from chance
 SURE = 0.01  # chance of a false alarm of `drift`, each time it is asked
 
@@ -67,9 +69,9 @@ class Agreement:
 
     @classmethod
     def of(cls, counts: Iterable[Count]) -> Agreement:
-        table = {verdict: dict.fromkeys(("ok", "defect", "unsure"), 0) for verdict in ("OK", "REVIEW", "ANOMALY")}
+        table = {verdict: dict.fromkeys(("ok", "defect", "unsure"), 0) for verdict in VERDICTS}
         for one in counts:
-            if one.said:
+            if one.said and one.verdict in table:
                 table[one.verdict][one.said] += one.count
         passed, escaped = table["OK"]["ok"], table["OK"]["defect"]
         alarmed, found = table["ANOMALY"]["ok"], table["ANOMALY"]["defect"]
@@ -91,6 +93,7 @@ class Figures:
     """How inspection went.
 
     Attributes:
+        inspected: parts that were judged; refused: photos of other products, besides.
         failed, review: of all inspected parts, those judged ANOMALY and REVIEW.
         objected: of all inspected parts, those whose photo was taken otherwise than the good ones.
         false_alarms: of the ANOMALY parts that a person has judged, the good ones.
@@ -98,6 +101,7 @@ class Figures:
     """
 
     inspected: int
+    refused: int
     failed: Share
     review: Share
     objected: Share
@@ -106,12 +110,14 @@ class Figures:
 
     @classmethod
     def of(cls, counts: Sequence[Count]) -> Figures:
-        n, agreement = sum(one.count for one in counts), Agreement.of(counts)
+        refused = sum(one.count for one in counts if one.verdict == REFUSED)
+        n, agreement = sum(one.count for one in counts) - refused, Agreement.of(counts)
         return cls(
             inspected=n,
+            refused=refused,
             failed=Share(sum(one.count for one in counts if one.verdict == "ANOMALY"), n),
             review=Share(sum(one.count for one in counts if one.verdict == "REVIEW"), n),
-            objected=Share(sum(one.count for one in counts if one.objected), n),
+            objected=Share(sum(one.count for one in counts if one.objected and one.verdict in VERDICTS), n),
             false_alarms=agreement.share("ANOMALY", "ok"),
             escapes=agreement.share("OK", "defect"),
         )
@@ -130,6 +136,7 @@ def daily(counts: Iterable[Count]) -> list[dict]:
                 "day": day,
                 "category": category,
                 "inspected": found.inspected,
+                "refused": found.refused,
                 "failed": found.failed.k,
                 "failed_interval": list(found.failed.interval),
                 "review": found.review.k,

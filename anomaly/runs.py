@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from anomaly import __version__, detectors
+from anomaly import __version__, detectors, gate
 from anomaly.backbones import digest_of
 from anomaly.capture import Profile
 from anomaly.detectors.base import MANIFEST, SCHEMA, WEIGHTS, Detector
@@ -26,12 +26,13 @@ from anomaly.errors import BrokenRun, CannotSave, UnknownName, UsageError
 from anomaly.images import Box, checked_region, list_images
 from anomaly.thresholds import Thresholds, ledger
 
-CALIBRATION, METRICS, HISTORY, CATEGORY, EXAMPLES = (
+CALIBRATION, METRICS, HISTORY, CATEGORY, EXAMPLES, PRODUCT = (
     "calibration.json",
     "metrics.json",
     "history.csv",
     "category.json",
     "examples",
+    "product.safetensors",
 )
 CAPTURE = "capture"  # key in CALIBRATION
 ABANDONED = 600  # seconds after which a hidden sibling belongs to a process that was killed: writing one takes a few
@@ -206,6 +207,12 @@ def write_description(root: Path, category: str, about: dict) -> None:
         _write_json(part, about)
 
 
+def save_product(root: Path, category: str, product: gate.Product) -> None:
+    """Write how photos of a category look. Raises CannotSave."""
+    with replacing(root / check_name(category) / PRODUCT) as part:
+        gate.save(product, part)
+
+
 def examples(root: Path, category: str) -> tuple[Path, ...]:
     """Pictures to try, if the category has any."""
     folder = root / category / EXAMPLES
@@ -222,7 +229,7 @@ def check_name(category: str) -> str:
 def sweep(root: Path) -> None:
     """Clear away what a killed process left half-written; a run that it had moved aside is put back."""
     for folder in root.glob("*/.*.*.old"):
-        target = folder.with_name(folder.name.split(".")[1])
+        target = folder.with_name(folder.name[1:].rsplit(".", 2)[0])
         if not target.exists():
             folder.rename(target)
     for folder in [*root.glob("*/.*.*.part"), *root.glob("*/.*.*.old")]:

@@ -1,4 +1,7 @@
-"""From a folder of photos to a run that judges: split, fit, calibrate on held-out images, evaluate, save."""
+"""From a folder of photos to a run that judges: split, fit, calibrate on held-out images, evaluate, save.
+
+With each run goes what its product looks like, for the check of `gate`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly import dataset, evaluation, metrics, runs, thresholds
+from anomaly import dataset, evaluation, gate, metrics, runs, thresholds
 from anomaly.accounts import user
 from anomaly.capture import Profile
 from anomaly.detectors.base import Detector, Progress
@@ -84,6 +87,7 @@ def train(
     detector.fit(dataset.LazyImages(split.train), region=region, progress=progress)
     samples = [dataset.Sample(path, dataset.GOOD) for path in split.held_out] + dataset.known_defects(data, category)
     judged = evaluation.judge(detector, samples, progress=progress)
+    product = gate.learn(dataset.LazyImages(good), region=region, progress=progress)
     profile = Profile.of(crop(image, region) for image in dataset.LazyImages(good))
     calibration = _entries(judged, folder) | {runs.CAPTURE: profile.to_json()}
     origin = {
@@ -91,6 +95,7 @@ def train(
         "split": {name: [_relative(p, folder) for p in getattr(split, name)] for name in ("train", "held_out")},
     }
     run = runs.save(root, category, detector, origin=origin, calibration=calibration, metrics={})
+    runs.save_product(root, category, product)
     if not (root / category / runs.CATEGORY).is_file() or runs.region(root, category) != region:
         about = runs.describe(root, category) | {"region": region}
         runs.write_description(root, category, {key: value for key, value in about.items() if value is not None})

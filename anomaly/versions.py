@@ -1,8 +1,9 @@
 """Versions of a trained detector: a new one is made beside the one that judges, and takes its place by a click.
 
 `runs/<category>/.versions/<stamp>/` is a small plant of its own: `<category>/<detector>/` with its weights,
-`threshold.json` with its limit and, as long as it never judged, `<category>/train/good/` with its photos and
-`comparison.json`. So a version brings its own limit along, and the limit of another one never judges it.
+`<category>/product.safetensors` with how its photos look, `threshold.json` with its limit and, as long as it never
+judged, `<category>/train/good/` with its photos and `comparison.json`. So a version brings its own limit along, and the
+limit of another one never judges it.
 """
 
 from __future__ import annotations
@@ -159,10 +160,12 @@ def activate(root: Path, book: Path, category: str, stamp: str, detector: str, *
             shutil.rmtree(retired, ignore_errors=True)
             raise
         try:
+            _put_product(plant, root, category)
             point = ledger.signed(point, who=by, why=f"version {stamp} was made active")
             ledger.save(book, category, detector, point)
         except AnomalyError:
             _put(retired / category / detector, current)
+            _put_product(retired, root, category)
             shutil.rmtree(retired)
             raise
         shutil.rmtree(plant / category / detector)
@@ -175,6 +178,7 @@ def _retire(root: Path, book: Path, category: str, detector: str, plant: Path) -
     """Keep the version that judges now, with its limit."""
     shutil.copytree(root / category / detector, plant / category / detector, copy_function=_link)
     runs.write_description(plant, category, runs.describe(root, category))
+    _put_product(root, plant, category)
     point = Thresholds.load(book).find(category, detector)
     if point:
         ledger.save(plant / BOOK, category, detector, point)
@@ -183,6 +187,13 @@ def _retire(root: Path, book: Path, category: str, detector: str, plant: Path) -
 def _put(folder: Path, place: Path) -> None:
     with runs.replacing(place) as part:
         shutil.copytree(folder, part, copy_function=_link)
+
+
+def _put_product(source: Path, target: Path, category: str) -> None:
+    """What the product looks like goes with the version that learned it, where that did."""
+    if (source / category / runs.PRODUCT).is_file():
+        with runs.replacing(target / category / runs.PRODUCT) as part:
+            _link(source / category / runs.PRODUCT, part)
 
 
 def _link(source: str | Path, target: str | Path) -> None:

@@ -19,10 +19,11 @@ from anomaly.accounts import Desk, Person
 from anomaly.api import build_api
 from anomaly.detectors.base import Explanation
 from anomaly.errors import MissingThreshold, UnknownName
+from anomaly.gate import Seen
 from anomaly.handlers.session import Session, Site
 from anomaly.history import History
 from anomaly.images import read_image
-from anomaly.inspection import CategoryInfo, Inspection
+from anomaly.inspection import AUTO, CategoryInfo, Inspection
 from anomaly.regions import find_regions
 from anomaly.thresholds import standing
 from anomaly.ui.signin import Door
@@ -104,16 +105,18 @@ class ToyInspector:
         self, path, *, category: str, detector: str | None = None, threshold: float | None = None
     ) -> Inspection:
         self.calls += 1
-        if category not in ("plate", "other_plate"):
+        if category not in ("plate", "other_plate", AUTO):
             raise UnknownName(f"Category {category!r} does not exist", "Choose one of: plate, other_plate")
         if detector == "blind":
             raise MissingThreshold("plate has no threshold for blind", "Run `python -m anomaly calibrate`")
         image = read_image(path)
+        product = _seen(image, None if category == AUTO else category)
+        product.require()
         spots = (np.float32(100) - image[:, :, 0]) / 5
         score = float(spots.max())
         return Inspection(
             path=str(path),
-            category=category,
+            category=product.seen,
             detector=detector or "toy",
             weights_sha256="0" * 64,
             score=score,
@@ -131,11 +134,19 @@ class ToyInspector:
             map=spots,
             reconstruction=np.full_like(image, 100) if detector == "twin" else None,
             default_threshold=10.0,
+            product=product,
         )
 
     def explain(self, inspection: Inspection) -> Explanation:
         here = read_image(inspection.path)[5:20, 15:35]
         return Explanation(here=here, good=np.full_like(here, 100), source="plain plate", shares={"a": 0.25, "b": 0.75})
+
+
+def _seen(image: np.ndarray, expected: str | None) -> Seen:
+    """Bright photos show the other plate, white ones nothing that is known, all others what is expected."""
+    light = image.mean()
+    seen = "other_plate" if light > 180 else expected or "plate"
+    return Seen(expected, seen, bool(light < 250), 3.0 if light >= 250 else 0.5)
 
 
 def toy_site(inspector: ToyInspector, history: History | None = None) -> Site:
@@ -157,9 +168,9 @@ def launched(site: Site, person: Person, *rooms) -> gr.Blocks:
     return app
 
 
-def write_plate(path: Path, *, spot: int | None = None) -> Path:
-    """A plate of gray 100, 80 x 60 pixels, with a spot of the given gray at x 20..29, y 10..14."""
-    plate = np.full((60, 80, 3), 100, dtype=np.uint8)
+def write_plate(path: Path, *, spot: int | None = None, gray: int = 100) -> Path:
+    """A plate of a gray, 80 x 60 pixels, with a spot of the given gray at x 20..29, y 10..14."""
+    plate = np.full((60, 80, 3), gray, dtype=np.uint8)
     if spot is not None:
         plate[10:15, 20:30] = spot
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -83,6 +83,31 @@ def test_a_photo_is_answered_as_on_the_command_line(served, part):
     assert (answer.json()["path"], answer.json()["score"], answer.json()["verdict"]) == ("part.png", 20.0, "ANOMALY")
 
 
+def test_a_photo_of_another_product_is_answered_as_refused_and_recorded(served, tmp_path):
+    bright = write_plate(tmp_path / "bright.png", gray=200)
+    answer = send(served.client, bright)
+    assert answer.status_code == 200 and set(answer.json()) == set(JSON_KEYS)
+    said = answer.json()
+    assert (said["verdict"], said["score"], said["category"], said["path"]) == ("REFUSED", None, "plate", "bright.png")
+    assert said["product"] == {"expected": "plate", "seen": "other_plate", "known": True, "distance": 0.5}
+    assert said == InspectHandlers(served.site).inspect_json("plate", str(bright), None)
+    assert served.history.entries() == [], "a visitor's photo is not kept"
+    answer = served.client.post(
+        INSPECT,
+        files={"image": ("b.png", bright.read_bytes())},
+        data={"category": "plate"},
+        auth=(OPERATOR[:3], PASSWORD),
+    )
+    (entry,) = served.history.entries()
+    assert (entry.verdict, entry.category) == ("REFUSED", "plate")
+
+
+def test_auto_takes_the_product_that_the_photo_shows(served, tmp_path):
+    bright = write_plate(tmp_path / "bright.png", gray=200)
+    said = send(served.client, bright, category="auto").json()
+    assert (said["category"], said["verdict"], said["product"]["expected"]) == ("other_plate", "OK", None)
+
+
 def test_the_numbers_are_those_of_the_library(trained, tmp_path):
     inspector = Inspector(runs=trained.runs, thresholds=trained.book)
     info = inspector.categories()[0]

@@ -33,6 +33,7 @@ from anomaly.handlers.photos import BY_FOLDER
 from anomaly.handlers.session import Session
 from anomaly.history import History
 from anomaly.images import decode_image
+from anomaly.inspection import AUTO
 from anomaly.report import COLUMNS, Results
 from anomaly.report.document import write_report
 from anomaly.thresholds import OperatingPoint, Thresholds
@@ -97,7 +98,7 @@ def test_every_photo_becomes_a_row_and_a_bad_one_stops_nothing(handlers, photos)
     ticket = handlers.start(ANNA, "plate", photos)
     now = finish(handlers, ticket)
     assert (now.state, now.done, now.total, now.said) == ("done", 4, 4, ())
-    assert now.counts == {"ANOMALY": 1, "REVIEW": 1, "OK": 1, "ERROR": 1}
+    assert now.counts == {"ANOMALY": 1, "REVIEW": 1, "OK": 1, "REFUSED": 0, "ERROR": 1}
     page = handlers.page(ANNA, ticket, None, "", 0)
     assert [(card.name, card.verdict, card.level) for card in page.cards] == [
         ("bad.png", "ANOMALY", 2.0),
@@ -158,7 +159,7 @@ def test_a_zip_is_read_photo_by_photo_and_nothing_of_it_is_left(handlers, inspec
         assert sum(path.is_file() for path in unpacked.rglob("*")) == 1
         gate.open.release()
     now = finish(handlers, ticket)
-    assert now.counts == {"ANOMALY": 1, "REVIEW": 0, "OK": 1, "ERROR": 1}
+    assert now.counts == {"ANOMALY": 1, "REVIEW": 0, "OK": 1, "REFUSED": 0, "ERROR": 1}
     assert [card.name for card in handlers.page(ANNA, ticket, None, "", 0).cards] == [
         "lot.zip/a/bad.png",
         "lot.zip/a/good.png",
@@ -180,12 +181,37 @@ def test_folders_name_the_products_of_a_mixed_batch(handlers, tmp_path):
     }
 
 
+def test_photos_of_other_products_are_refused_counted_apart_and_recorded(inspector, tmp_path):
+    history = History(tmp_path / "record")
+    made = BatchHandlers(toy_site(inspector, history))
+    files = [write_plate(tmp_path / f"{gray}.png", gray=gray) for gray in (100, 200, 255)]
+    ticket = made.start(ANNA, "plate", list(map(str, files)))
+    done = finish(made, ticket)
+    assert done.counts == {"ANOMALY": 0, "REVIEW": 0, "OK": 1, "REFUSED": 2, "ERROR": 0}
+    cards = {card.name: card for card in made.page(ANNA, ticket, "REFUSED", "", 0).cards}
+    assert cards["200.png"].said.startswith("This looks like other_plate, not plate. Choose other_plate")
+    assert cards["255.png"].said.startswith("This shows none of the known products; the nearest is other_plate")
+    assert {card.level for card in cards.values()} == {None}
+    csv_file, *_, html, _ = made.downloads(ANNA, ticket)
+    assert [row["prediction"] for row in csv.DictReader(csv_file.open())] == ["OK", "REFUSED", "REFUSED"]
+    assert "shows another product than the one asked for" in unescape(html.read_text())
+    assert [entry.verdict for entry in history.entries()] == ["REFUSED", "REFUSED", "OK"]
+    made._batches.pop(ticket).home.cleanup()
+
+
+def test_each_photo_of_a_batch_can_say_its_product_itself(handlers, tmp_path):
+    files = [write_plate(tmp_path / f"{gray}.png", gray=gray) for gray in (100, 200, 255)]
+    ticket = handlers.start(ANNA, AUTO, list(map(str, files)))
+    finish(handlers, ticket)
+    cards = {card.name: (card.category, card.verdict) for card in handlers.page(ANNA, ticket, None, "", 0).cards}
+    assert cards == {"100.png": ("plate", "OK"), "200.png": ("other_plate", "OK"), "255.png": ("", "REFUSED")}
+
+
 def test_what_cannot_begin_is_refused_in_one_sentence_and_leaves_nothing(handlers, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(rooms.tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 and no more")
     for refusal, words, category, files in (
-        (UsageError, "by-folder", "auto", photos),
         (UnknownName, "Choose a product", None, photos),
         (UnknownName, "Choose a product", "moon", photos),
         (UsageError, "Add photos or a ZIP", "plate", []),
@@ -462,7 +488,6 @@ def test_the_command_line_reads_zips(toy_cli, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, remedy",
     [
-        (("x.png", "--category", "auto"), "by-folder"),
         (("x.png", "--category", "plate", "--report", "r.doc"), "report.pdf"),
         (("x.zip", "--category", "plate"), "Pack it"),
     ],

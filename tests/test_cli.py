@@ -15,7 +15,7 @@ import pytest
 from conftest import CATEGORY, JSON_KEYS, SMALL, plate
 from PIL import Image
 
-from anomaly import backbones, dataset, detectors, runs, training
+from anomaly import backbones, dataset, detectors, runs, synthetic, training
 from anomaly.cli import app, main
 from anomaly.images import read_image, write_image
 from anomaly.inspection import Inspector
@@ -237,6 +237,30 @@ def test_without_a_second_kind_of_photo_there_is_no_roc(trained, tmp_path, capsy
 
 
 # --- inspect
+
+
+def test_inspect_refuses_a_photo_of_another_product_with_2(site, tmp_path, capsys):
+    write_image(tmp_path / "leather.png", synthetic.render_good("leather", seed=3, index=0, size=64))
+    command = ("inspect", tmp_path / "leather.png", site.good_photo, "--category", CATEGORY, *site.options)
+    assert run(*command, "--json", "--csv", tmp_path / "sum.csv") == 2
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["verdict"] for line in lines] == ["REFUSED", "OK"] and set(lines[0]) == LINE
+    assert lines[0]["score"] is lines[0]["level"] is None and lines[0]["regions"] == []
+    assert lines[0]["product"]["known"] is False and "none of the known products" in lines[0]["error"]
+    assert lines[1]["product"]["seen"] == CATEGORY and lines[1]["product"]["distance"] < 1
+    assert "1 of 2 photos were refused" in err
+    assert ",REFUSED," in (tmp_path / "sum.csv").read_text()
+    assert run("inspect", site.good_photo, "--category", "auto", *site.options, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["category"] == CATEGORY
+
+
+def test_inspect_says_when_products_cannot_be_told_apart(site, capsys):
+    (site.runs / CATEGORY / runs.PRODUCT).unlink()
+    assert run("inspect", site.good_photo, "--category", CATEGORY, "--json", *site.options) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["product"] is None
+    assert err.startswith(f"Note: {CATEGORY} was trained before products were recognised") and err.count("\n") == 1
 
 
 def test_inspect_says_ok_with_0_and_anomaly_with_1(site, capsys):

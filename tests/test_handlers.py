@@ -48,6 +48,29 @@ def test_choosing_a_product_offers_its_active_detector_and_examples(handlers, se
     assert product.examples[0].thumbnail.shape == (60, 80, 3)
 
 
+def test_a_photo_of_another_product_is_refused_and_the_right_one_is_offered(handlers, session, tmp_path):
+    said = inspect(handlers, session, write_plate(tmp_path / "part.png", gray=200))
+    assert isinstance(said, Notice) and (said.kind, said.title) == ("refused", "Another product")
+    assert said.text.startswith("This looks like Other plate, not Gray plate. Choose Other plate, or")
+    assert (said.switch, session.shown, session.inspection) == ("Other plate", "other_plate", None)
+    handlers.choose_product(session, session.shown)  # what the button does: the photo stays
+    assert handlers.inspect(session).title == "Other plate"
+
+
+def test_a_photo_of_no_product_offers_none(handlers, session, tmp_path):
+    said = inspect(handlers, session, write_plate(tmp_path / "part.png", gray=255))
+    assert said.text.startswith("This shows none of the known products; the nearest is Other plate.")
+    assert said.switch == ""
+
+
+def test_it_is_said_where_nobody_knows_what_the_photo_shows(handlers, session, inspector, tmp_path, monkeypatch):
+    photo = write_plate(tmp_path / "part.png")
+    assert "was not checked" not in pieces.regions(inspect(handlers, session, photo))
+    judge = inspector.inspect
+    monkeypatch.setattr(inspector, "inspect", lambda path, **asked: replace(judge(path, **asked), product=None))
+    assert "was not checked: train it again." in pieces.regions(inspect(handlers, session, photo))
+
+
 def test_the_report_says_verdict_limits_and_regions(handlers, session, tmp_path):
     report = inspect(handlers, session, write_plate(tmp_path / "part.png", spot=0))
     assert (report.verdict, report.score, report.threshold, report.level) == ("ANOMALY", 20.0, 10.0, 2.0)

@@ -15,13 +15,13 @@ from served import ToyInspector, toy_site, write_plate
 
 from anomaly import history as room
 from anomaly.accounts import OPERATOR, Person
-from anomaly.errors import RecordError, UsageError
+from anomaly.errors import RecordError, UsageError, WrongProduct
 from anomaly.handlers.inspect import InspectHandlers
 from anomaly.handlers.session import Session
 from anomaly.history import History, database
 from anomaly.history.database import used_bytes
 from anomaly.images import decode_image
-from anomaly.monitor import Count
+from anomaly.monitor import Count, Figures
 from anomaly.ui import pieces
 
 
@@ -62,6 +62,25 @@ def test_an_entry_tells_what_was_judged_and_how(history, add, tmp_path):
     assert defects[10:15, 20:30].all() and defects.sum() == 50
     assert decode_image(entry.thumbnail, name="thumbnail").shape == (60, 80, 3)
     assert (entry.said, entry.defect_type, entry.reviewer) == (None, "", None)
+
+
+def test_a_refused_photo_is_kept_apart_from_the_scores(history, inspector, add, tmp_path):
+    number = add(0)
+    photo = write_plate(tmp_path / "bright.png", gray=200)
+    with pytest.raises(WrongProduct) as refused:
+        inspector.inspect(photo, category="plate")
+    other = history.refuse(photo, refused.value, detector=None, user="anna")
+    entry = history.get(other)
+    assert (entry.verdict, entry.category, entry.file) == ("REFUSED", "plate", "bright.png")
+    assert entry.capture == ("This looks like other_plate, not plate",)
+    assert entry.to_json()["score"] is entry.to_json()["level"] is entry.to_json()["threshold"] is None
+    assert history.get(number).to_json()["score"] == 20.0
+    assert history.scores("plate", "toy", weights_sha256="0" * 64).tolist() == [20.0]
+    assert history.objections() == []
+    history.review(other, said="ok", user="ben")
+    figures = Figures.of(history.counts())
+    assert (figures.inspected, figures.refused, figures.objected.k, figures.false_alarms.n) == (1, 1, 0, 0)
+    assert decode_image(entry.thumbnail, name="thumbnail").shape == (60, 80, 3)
 
 
 def test_filters_narrow_and_the_newest_comes_first(history, add):

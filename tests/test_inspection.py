@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import CATEGORY, JSON_KEYS, SMALL
 
-from anomaly import dataset, detectors, inspection, runs, training
+from anomaly import dataset, detectors, gate, inspection, runs, synthetic, training
 from anomaly.errors import (
     BrokenRun,
     ImageError,
@@ -19,10 +19,11 @@ from anomaly.errors import (
     ThresholdError,
     UnknownName,
     UsageError,
+    WrongProduct,
 )
 from anomaly.images import read_image, write_image
 from anomaly.inspection import Inspector, redecide
-from anomaly.runs import CALIBRATION
+from anomaly.runs import CALIBRATION, PRODUCT
 from anomaly.thresholds import Thresholds, decide, standing
 
 NAME = "mahalanobis"
@@ -222,9 +223,11 @@ def test_a_large_photo_is_kept_small_and_its_regions_are_in_its_own_pixels(train
 
 
 @pytest.mark.parametrize("shape", [(30, 90), (1, 64), (64, 1), (1, 1)])
-def test_other_shapes_are_judged(trained, shared, tmp_path, shape):
+def test_other_shapes_are_judged_where_products_are_not_told_apart(site, tmp_path, shape):
+    (site.runs / CATEGORY / PRODUCT).unlink()
     write_image(tmp_path / "odd.png", np.full((*shape, 3), 90, dtype=np.uint8))
-    found = shared.inspect(tmp_path / "odd.png", category=CATEGORY, detector=NAME)
+    found = inspector(site).inspect(tmp_path / "odd.png", category=CATEGORY, detector=NAME)
+    assert found.product is None and found.to_json()["product"] is None
     assert found.map.shape == shape and np.isfinite(found.score)
     assert (found.height, found.width) == shape
 
@@ -235,6 +238,70 @@ def test_json_holds_the_keys_that_scripts_rely_on(worst):
     assert entry["score"] == worst.score and entry["error"] is None
     for region in entry["regions"]:
         assert set(region) == {"box", "area", "peak"} and len(region["box"]) == 4
+
+
+# --- another product
+
+
+@pytest.fixture(scope="module")
+def leather(tmp_path_factory):
+    """A photo of another product."""
+    path = tmp_path_factory.mktemp("leather") / "leather.png"
+    write_image(path, synthetic.render_good("leather", seed=3, index=100, size=64))
+    return path
+
+
+@pytest.fixture
+def two(site):
+    """A plant that knows leather, too."""
+    shutil.copytree(site.runs / CATEGORY, site.runs / "leather")
+    photos = [synthetic.render_good("leather", seed=3, index=i, size=64) for i in range(6)]
+    runs.save_product(site.runs, "leather", gate.learn(photos))
+    return site
+
+
+def test_a_photo_of_no_known_product_is_refused(shared, leather):
+    with pytest.raises(WrongProduct, match="none of the known products; the nearest is hex_nut") as refused:
+        shared.inspect(leather, category=CATEGORY)
+    assert refused.value.product["known"] is False and refused.value.product["distance"] > 1
+
+
+def test_a_photo_of_another_known_product_is_refused_by_its_name(two, leather):
+    with pytest.raises(WrongProduct, match="looks like leather, not hex_nut"):
+        inspector(two).inspect(leather, category=CATEGORY)
+    assert inspector(two).inspect(two.good_photo, category=CATEGORY).product.seen == CATEGORY
+
+
+def test_auto_takes_the_product_that_the_photo_shows(two, leather):
+    one = inspector(two)
+    found, asked = (one.inspect(two.good_photo, category=category) for category in ("auto", CATEGORY))
+    assert (found.category, found.detector, found.score) == (CATEGORY, asked.detector, asked.score)
+    assert (found.product.expected, asked.product.expected) == (None, CATEGORY)
+    with pytest.raises(MissingThreshold):  # leather is seen, and has no limit here
+        one.inspect(leather, category="auto")
+    for name in (CATEGORY, "leather"):
+        (two.runs / name / PRODUCT).unlink()
+    with pytest.raises(UsageError, match="can be recognised"):
+        one.inspect(two.good_photo, category="auto")
+
+
+def test_a_product_that_is_learned_anew_is_read_anew(two, leather):
+    one = inspector(two)
+    with pytest.raises(WrongProduct):
+        one.inspect(leather, category=CATEGORY)
+    shutil.copy(two.runs / "leather" / PRODUCT, two.runs / CATEGORY / PRODUCT)
+    assert one.inspect(leather, category=CATEGORY).product.seen == CATEGORY
+
+
+def test_a_damaged_file_stops_its_own_product_alone(two):
+    (two.runs / "leather" / PRODUCT).write_bytes(b"damaged")
+    one = inspector(two)
+    assert one.inspect(two.good_photo, category=CATEGORY).product.seen == CATEGORY
+    for category in ("leather", "auto"):
+        with pytest.raises((BrokenRun, MissingThreshold)):
+            one.inspect(two.good_photo, category=category)
+    with pytest.raises(BrokenRun, match="Train or refit"):
+        one.inspect(two.good_photo, category="auto")
 
 
 # --- refused

@@ -449,6 +449,7 @@ def test_activate_brings_the_limit_along_and_one_more_click_brings_the_old_one_b
     second = inspector.inspect(part, category="plate")
     assert second.weights_sha256 == made.outcome.run.weights_sha256 != first.weights_sha256
     assert second.threshold == made.outcome.point.fail
+    assert second.product.distance != first.product.distance, "what the product looks like goes with the version"
     signed = Thresholds.load(book).get("plate", NAME, weights_sha256=second.weights_sha256)
     assert signed.set_by == "ann" and made.stamp in signed.why
     assert len(teaching.kept_photos(root, runs.open_run(root, "plate", NAME))) == 24
@@ -456,7 +457,7 @@ def test_activate_brings_the_limit_along_and_one_more_click_brings_the_old_one_b
     assert retired.run.weights_sha256 == first.weights_sha256
     versions.activate(root, book, "plate", retired.stamp, NAME, by="ann")
     third = inspector.inspect(part, category="plate")
-    assert (third.score, third.threshold) == (first.score, first.threshold)
+    assert (third.score, third.threshold, third.product) == (first.score, first.threshold, first.product)
     assert len(teaching.kept_photos(root, runs.open_run(root, "plate", NAME))) == 16
 
 

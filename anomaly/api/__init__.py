@@ -20,10 +20,10 @@ from fastapi.security import HTTPBasic
 from starlette.exceptions import HTTPException
 
 import anomaly
-from anomaly import errors
+from anomaly import errors, report
 from anomaly.accounts import OPERATOR, Desk, Person
 from anomaly.api.page import draw
-from anomaly.errors import AnomalyError, NotSignedIn, UsageError
+from anomaly.errors import AnomalyError, NotSignedIn, UsageError, WrongProduct
 from anomaly.handlers.session import Site, sentence
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ def _add_inspections(api: FastAPI, site: Site, line: Line, caller: Caller) -> No
         if len(images) > MOST:
             problem = f"{len(images)} images were given, at most {MOST} go into one request"
             raise errors.ImageTooLarge(problem, "Send several requests")
-        await run_sync(site.category, category)
+        await run_sync(site.require, category)
         found = []
         for image in images:  # each waits for its turn anew, so that a batch keeps nobody waiting for all of it
             try:
@@ -209,17 +209,21 @@ def _inspect(
     """Status and answer for one uploaded photo; it is on the record when somebody with a role sent it."""
     with _stored(image) as path:
         try:
-            site.category(category)
-            found = site.inspector.inspect(path, category=category, detector=detector or None)
-            if site.history and person.may(OPERATOR):
-                site.history.add(found, user=person.name)
+            site.require(category)
+            try:
+                found = site.inspector.inspect(path, category=category, detector=detector or None)
+                row = found.to_json()
+            except WrongProduct as error:
+                found, row = error, report.refused(path.name, detector, error)
+            if person.may(OPERATOR):
+                site.record(path, found, user=person.name, detector=detector)
         except AnomalyError as error:
             return status(error), {"error": sentence(error, path)}
         except Exception:
             # Whatever broke, the caller must read that nothing was judged; the log has the rest.
             log.exception("inspection of %s as %s failed", path.name, category)
             return 500, {"error": "The program failed on this photo. Try again, and report it if it repeats."}
-        return 200, found.to_json() | {"path": path.name}
+        return 200, row | {"path": path.name}
 
 
 @contextmanager

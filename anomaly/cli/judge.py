@@ -13,16 +13,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomaly.cli.options import BOOK, RECORD, RUNS, Active, Book, JsonLines, Progress, Record, Runs
-from anomaly.errors import ArchiveError, ImageError, RecordError, UsageError
+from anomaly.errors import ArchiveError, ImageError, RecordError, UsageError, WrongProduct
 
 if TYPE_CHECKING:
     from anomaly.history import History
 
 
+UNCHECKED = "{} was trained before products were recognised, so photos of others are not refused; train it again."
+
+
 def inspect(
     path: Annotated[list[Path], typer.Argument(help="photos, folders of photos, or ZIPs of photos")],
     category: Annotated[
-        str, typer.Option("--category", help="name of the product; by-folder: the folder of each photo names it")
+        str,
+        typer.Option(
+            "--category", help="name of the product; auto: the photo shows it; by-folder: its folder names it"
+        ),
     ],
     detector: Active = None,
     json_lines: JsonLines = False,
@@ -32,17 +38,17 @@ def inspect(
     runs: Runs = RUNS,
     thresholds: Book = BOOK,
 ) -> None:
-    """Judge photos. A photo that cannot be read is reported and the rest go on."""
-    from anomaly.handlers.photos import BY_FOLDER, gather, judge, refuse_auto, refused
+    """Judge photos. One that cannot be read or shows another product is reported, and the rest go on."""
+    from anomaly.handlers.photos import BY_FOLDER, gather, judge, refused
     from anomaly.inspection import Inspector
+    from anomaly.monitor import REFUSED
     from anomaly.report import ERROR, Results, write_summary, write_visualization
     from anomaly.report.document import check_suffix, write_report
     from anomaly.runs import names
 
-    refuse_auto(category)
     if report_file:
         check_suffix(report_file)
-    inspector, known = Inspector(runs=runs, thresholds=thresholds), names(runs)
+    inspector, known, unchecked = Inspector(runs=runs, thresholds=thresholds), names(runs), set()
     with tempfile.TemporaryDirectory(prefix="anomaly-") as scratch, Progress("inspect") as progress:
         results = Results(Path(scratch) / "results")
         total, photos = gather(path, Path(scratch) / "unpacked", deep=category == BY_FOLDER)
@@ -50,8 +56,10 @@ def inspect(
             name = str(photo.given.parent / photo.name)
             try:
                 row, found = judge(inspector, photo, category, detector, known=known, name=name)
-            except (ImageError, ArchiveError) as error:
+            except (ImageError, ArchiveError, WrongProduct) as error:
                 row, found = refused(error, photo, category, detector, name=name), None
+            if found and found.product is None:
+                unchecked.add(found.category)
             # A picture that cannot be written is no fault of the photo.
             picture = str(write_visualization(found, out)) if out and found else ""
             results.add(row | {"visualization": picture}, found if report_file else None)
@@ -66,12 +74,18 @@ def inspect(
             f"{failed} of {len(results)} files could not be judged; their lines say why and what to do.",
             file=sys.stderr,
         )
-    raise typer.Exit(1 if results.counts["ANOMALY"] else 2 if failed else 0)
+    if wrong := results.counts[REFUSED]:
+        print(f"{wrong} of {len(results)} photos were refused: they show another product, or none.", file=sys.stderr)
+    for name in sorted(unchecked):
+        print(f"Note: {UNCHECKED.format(name)}", file=sys.stderr)
+    raise typer.Exit(1 if results.counts["ANOMALY"] else 2 if failed or wrong else 0)
 
 
 def show_record(
     category: Annotated[str | None, typer.Option("--category", help="of this product only")] = None,
-    verdict: Annotated[list[str] | None, typer.Option("--verdict", help="OK, REVIEW, ANOMALY; may be repeated")] = None,
+    verdict: Annotated[
+        list[str] | None, typer.Option("--verdict", help="OK, REVIEW, ANOMALY, REFUSED; may be repeated")
+    ] = None,
     said: Annotated[
         list[str] | None, typer.Option("--said", help="by a person: ok, defect, unsure, nothing; may be repeated")
     ] = None,
@@ -86,7 +100,7 @@ def show_record(
     from anomaly.history import SAID
     from anomaly.monitor import daily as by_day
 
-    _one_of("--verdict", verdict, ("OK", "REVIEW", "ANOMALY"))
+    _one_of("--verdict", verdict, ("OK", "REVIEW", "ANOMALY", "REFUSED"))
     _one_of("--said", said, (*SAID, "nothing"))
     history, since = _existing(record), _in_utc(since)
     if daily:
@@ -118,7 +132,7 @@ def review(
 
 def _line(row: dict) -> str:
     if row["error"]:
-        return f"{'ERROR':8} {row['path']}: {row['error']}"
+        return f"{row['verdict'] or 'ERROR':8} {row['path']}: {row['error']}"
     facts = (
         f"{row['verdict']:8} {row['path']}: score {row['score']:.4g}, {row['level']:.2f} of the limit, "
         f"{len(row['regions'])} region(s), {row['milliseconds']:.0f} ms"
@@ -165,17 +179,17 @@ def _write_csv(lines: list[dict], path: Path) -> None:
 
 def _entry_line(line: dict) -> str:
     person = f", {line['reviewer']} said {line['said']} {line['defect_type']}".rstrip() if line["said"] else ""
-    return (
-        f"{line['id']:6} {line['at'][:16]} {line['category']:16} {line['verdict']:8} {line['file']}: "
-        f"score {line['score']:.4g}, limit {line['threshold']:.4g}{person}"
-    )
+    facts = "; ".join(line["capture"])
+    if line["score"] is not None:
+        facts = f"score {line['score']:.4g}, limit {line['threshold']:.4g}"
+    return f"{line['id']:6} {line['at'][:16]} {line['category']:16} {line['verdict']:8} {line['file']}: {facts}{person}"
 
 
 def _daily_line(line: dict) -> str:
     low, high = (100 * end for end in line["failed_interval"])
     return (
-        f"{line['day']} {line['category']:16} {line['inspected']:6} inspected, {line['failed']} ANOMALY "
-        f"({low:.1f}-{high:.1f}%), {line['review']} REVIEW, {line['objected']} photos objected to, "
-        f"{line['false_alarms']} of {line['alarms_judged']} false alarms, "
+        f"{line['day']} {line['category']:16} {line['inspected']:6} inspected, {line['refused']} refused, "
+        f"{line['failed']} ANOMALY ({low:.1f}-{high:.1f}%), {line['review']} REVIEW, "
+        f"{line['objected']} photos objected to, {line['false_alarms']} of {line['alarms_judged']} false alarms, "
         f"{line['escapes']} of {line['ok_judged']} escapes"
     )

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from anomaly.accounts import OPERATOR, SUPERVISOR, Person
 from anomaly.errors import AnomalyError, DatasetError, Forbidden, UnknownName, UsageError
-from anomaly.handlers.photos import BY_FOLDER, Photo, gather, judge, refuse_auto, refused
+from anomaly.handlers.photos import BY_FOLDER, Photo, gather, judge, refused
 from anomaly.handlers.session import Session, Site
+from anomaly.inspection import AUTO, Inspection
 from anomaly.report import ERROR, Results, write_summary
 from anomaly.report.document import write_report
 
@@ -126,13 +127,12 @@ class Batch:
         try:
             row, found = judge(site.inspector, photo, category, None, known=self._known, name=name)
         except AnomalyError as error:
-            row, found = refused(error, photo, category, None, name=name), None
-        self.results.add(row, found)
-        if found is not None and site.history:
-            try:
-                site.history.add(found, user=self.person.name)
-            except AnomalyError as error:
-                self._unrecorded, self._record_error = self._unrecorded + 1, str(error)
+            row, found = refused(error, photo, category, None, name=name), error
+        self.results.add(row, found if isinstance(found, Inspection) else None)
+        try:
+            site.record(photo.path, found, user=self.person.name)
+        except AnomalyError as error:
+            self._unrecorded, self._record_error = self._unrecorded + 1, str(error)
 
     def _write_downloads(self) -> None:
         folder = self._folder / "downloads"
@@ -176,8 +176,9 @@ class BatchHandlers:
         _sweep()
 
     def products(self) -> list[tuple[str, str]]:
-        """(title, name) of every category, and last the choice by folder."""
-        return [*self.site.products(), ("Several: each photo's folder names it", BY_FOLDER)]
+        """(title, name) of every category, and last the choices photo by photo."""
+        several = [("Several: each photo shows which", AUTO), ("Several: each photo's folder names it", BY_FOLDER)]
+        return [*self.site.products(), *several]
 
     def start(self, session: Session, category: str | None, files: list[str] | None, *, now: str | None = None) -> str:
         """Begin a batch of uploaded files and ZIPs; gives its ticket. `now` is that of the batch before."""
@@ -199,7 +200,6 @@ class BatchHandlers:
         if before and not before.over:
             raise UsageError("Your batch before this one is still at work", "Wait for its end, or stop it")
         if category not in {name for _, name in self.products()}:
-            refuse_auto(category or "")
             raise UnknownName("No product is chosen", "Choose a product first")
         with self._lock:
             self._forget()

@@ -14,7 +14,7 @@ from anomaly.accounts import OPERATOR
 from anomaly.errors import AnomalyError, RecordError, ThresholdError, UsageError
 from anomaly.handlers.session import Session, Site
 from anomaly.history import History
-from anomaly.monitor import Count, Drift, Figures, Share, drift
+from anomaly.monitor import REFUSED, Count, Drift, Figures, Share, drift
 from anomaly.runs import Run
 from anomaly.thresholds import Thresholds
 
@@ -101,13 +101,14 @@ class DashboardHandlers:
         since = first.astimezone(timezone.utc).isoformat(timespec="seconds")
         counts = history.counts(category=category, since=since)
         calendar = [str(first.date() + timedelta(days=day)) for day in range(days)]
+        judged = [one for one in counts if one.verdict != REFUSED]
         total = Figures.of(counts)
         objections = history.objections(category=category, since=since)
         drifts, untold = self._drifts(history, [category] if category else sorted(titles), since, titles)
         return Overview(
             total=total,
-            products=_by(counts, lambda one: titles.get(one.category, one.category)),
-            days=dict.fromkeys(calendar, Figures.of(())) | _by(counts, lambda one: one.day),
+            products=_by(judged, lambda one: titles.get(one.category, one.category)),
+            days=dict.fromkeys(calendar, Figures.of(())) | _by(judged, lambda one: one.day),
             objections=tuple((said, Share(k, total.inspected)) for said, k in objections),
             drifts=drifts,
             untold=untold,

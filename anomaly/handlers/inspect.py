@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly import render
+from anomaly import render, report
 from anomaly.accounts import OPERATOR
-from anomaly.errors import AnomalyError, RecordError, UsageError
+from anomaly.errors import AnomalyError, RecordError, UsageError, WrongProduct
+from anomaly.gate import Seen
 from anomaly.handlers.session import Notice, Session, Site, refusal, sentence
 from anomaly.images import read_image, shrink
 from anomaly.inspection import Inspection, redecide
@@ -23,6 +24,7 @@ STORED = 100  # the trial limit, in percent of the stored one, at which nothing 
 DEEPEST = 10  # a REVIEW band that ends lower than a tenth of the limit has no OK within reach of a slider
 MOST_REGIONS = 8  # more numbers on one picture than this hide the defect that they point at
 THUMBNAIL = 144  # longest side in pixels, sharp at 72 CSS pixels on a dense screen
+UNCHECKED = "Whether the photo shows this product was not checked: train it again"
 EXPIRED = "The photo is no longer kept by this server"
 TRAILING_NUMBER = re.compile(r"[_-]?\d+$")
 
@@ -97,6 +99,7 @@ class Report:
     regions: tuple[Region, ...]
     note: str
     doubt: str
+    unchecked: str  # that nobody knows whether the photo shows the product, or ""
     capture: tuple[str, ...]
     unrecorded: str  # why the inspection is not on record, although it should be
     photo: np.ndarray
@@ -162,13 +165,16 @@ class InspectHandlers:
         turn, photo, product = session.turn, session.photo, session.product
         if photo is None or product is None:
             return None
-        inspection, unrecorded = None, ""
+        inspection, unrecorded, shown = None, "", None
         try:
             if not photo.exists():
                 raise UsageError(EXPIRED, "Add the photo again")
             inspection = self.inspector.inspect(photo, category=product.name, detector=session.detector)
-            unrecorded = self._record(session, inspection)
+            unrecorded = self._record(session, photo, inspection)
             said = _report(product.title, inspection, unrecorded=unrecorded)
+        except WrongProduct as error:
+            unrecorded = self._record(session, photo, error)
+            said, shown = self._wrong(error, unrecorded), error.product["seen"]
         except AnomalyError as error:
             said = refusal(error, photo)
         except Exception:
@@ -177,15 +183,21 @@ class InspectHandlers:
             said = _refused("The program failed on this photo. Try again, and report it if it repeats.")
         if session.turn != turn:
             return None
-        session.inspection, session.unrecorded = inspection, unrecorded
+        session.inspection, session.unrecorded, session.shown = inspection, unrecorded, shown
         return said
 
-    def _record(self, session: Session, inspection: Inspection) -> str:
+    def _wrong(self, error: WrongProduct, unrecorded: str) -> Notice:
+        """What the photo shows instead, by the titles of the page."""
+        seen, titles = Seen(**error.product), {name: title for title, name in self.site.products()}
+        said = " ".join(filter(None, (str(seen.refusal(titles)), unrecorded)))
+        return Notice("refused", "Another product", said, switch=titles.get(seen.seen, "") if seen.known else "")
+
+    def _record(self, session: Session, photo: Path, found: Inspection | WrongProduct) -> str:
         """Keep the inspection; gives why that failed, since a verdict counts whether or not it was written down."""
         # Visitors come by a public link: what they try out is neither kept nor counted.
-        if self.site.history and session.person.may(OPERATOR):
+        if session.person.may(OPERATOR):
             try:
-                self.site.history.add(inspection, user=session.person.name)
+                self.site.record(photo, found, user=session.person.name, detector=session.detector)
             except RecordError as error:
                 log.warning("an inspection is not on record: %s", error)
                 return str(error)
@@ -218,11 +230,13 @@ class InspectHandlers:
         """One photo for a script: the keys of `python -m anomaly inspect --json`."""
         name = Path(path).name if path else None
         try:
-            self.site.category(category)
+            self.site.require(category)
             if not path:
                 raise UsageError("No image was given", "Upload one and pass it as `image`")
             found = self.inspector.inspect(path, category=category, detector=detector or None).to_json()
             return found | {"path": name}  # where this server keeps the upload is nobody's business
+        except WrongProduct as error:
+            return report.refused(name, detector or None, error)
         except AnomalyError as error:
             asked = {"path": name, "category": category, "detector": detector}
             return asked | {"verdict": None, "error": sentence(error, path)}
@@ -265,6 +279,7 @@ def _report(title: str, stored: Inspection, percent: float = STORED, unrecorded:
         ),
         note=_note(now),
         doubt=doubt(now.percentile),
+        unchecked=UNCHECKED if now.product is None else "",
         capture=now.capture,
         unrecorded=unrecorded,
         photo=now.preview,

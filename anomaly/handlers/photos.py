@@ -7,13 +7,11 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from anomaly import archives
-from anomaly.errors import AnomalyError, ArchiveError, DatasetError, ImageError, UsageError
+from anomaly import archives, report
+from anomaly.errors import AnomalyError, ArchiveError, DatasetError, ImageError, WrongProduct
 from anomaly.images import SUFFIXES, list_images, natural_key
-from anomaly.inspection import Inspection, Inspector
-from anomaly.report import unjudged
+from anomaly.inspection import AUTO, Inspection, Inspector
 
-AUTO = "auto"
 BY_FOLDER = "by-folder"  # the product of each photo is the name of a folder around it
 
 
@@ -85,7 +83,8 @@ def judge(
     """The row of `inspect --json` for one photo, and its inspection.
 
     Args:
-        category: BY_FOLDER takes the innermost folder of `name` that is one of the `known` categories.
+        category: AUTO takes the product that the photo shows, BY_FOLDER the innermost folder of `name` that is one of
+            the `known` categories.
         name: what the row calls the photo.
 
     Raises:
@@ -103,14 +102,9 @@ def judge(
     return inspection.to_json() | {"path": name}, inspection
 
 
-def refuse_auto(category: str) -> None:
-    """Raise UsageError: which product a photo shows cannot be told from its pixels yet."""
-    if category == AUTO:
-        problem = "Which product a photo shows cannot be told from the photo alone yet"
-        raise UsageError(problem, f"Name the product, or use {BY_FOLDER} with photos in folders named as the products")
-
-
 def refused(error: AnomalyError, photo: Photo, category: str, detector: str | None, *, name: str) -> dict:
-    """The row of a photo that could not be judged; it says `name` and not where this machine keeps the photo."""
+    """The row of a photo that was not judged; it says `name` and not where this machine keeps the photo."""
+    if isinstance(error, WrongProduct):
+        return report.refused(name, detector, error)
     said = str(error).replace(str(photo.path), name) if photo.path else str(error)
-    return unjudged(name, None if category == BY_FOLDER else category, detector, said)
+    return report.unjudged(name, None if category in (AUTO, BY_FOLDER) else category, detector, said)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anomaly.accounts import Person
-from anomaly.errors import AnomalyError, UnknownName, UsageError
+from anomaly.errors import AnomalyError, UnknownName, UsageError, WrongProduct
 from anomaly.history import History
-from anomaly.inspection import CategoryInfo, Inspection, Inspector
+from anomaly.inspection import AUTO, CategoryInfo, Inspection, Inspector
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,22 @@ class Site:
             raise UnknownName(f"Category {name!r} does not exist", choices)
         return found[name]
 
+    def require(self, name: str | None) -> None:
+        """Raise as `category` does, unless the photo is to tell its product itself."""
+        if name != AUTO:
+            self.category(name)
+
+    def record(self, photo: Path, found: Inspection | AnomalyError, *, user: str, detector: str | None = None) -> None:
+        """Keep what was found on a photo, or that it was refused; other errors say nothing of a part.
+
+        Raises:
+            RecordError: the record does not take it.
+        """
+        if self.history and isinstance(found, Inspection):
+            self.history.add(found, user=user)
+        elif self.history and isinstance(found, WrongProduct):
+            self.history.refuse(photo, found, detector=detector, user=user)
+
 
 @dataclass
 class Session:
@@ -59,21 +75,23 @@ class Session:
     photo: Path | None = None
     inspection: Inspection | None = None
     unrecorded: str = ""  # why the inspection is not on record, although it should be
+    shown: str | None = None  # the product that a refused photo shows
     turn: int = 0
 
     def restart(self) -> None:
         """Forget the verdict: from here on it would stand beside another photo, product or detector."""
-        self.inspection, self.unrecorded = None, ""
+        self.inspection, self.unrecorded, self.shown = None, "", None
         self.turn += 1
 
 
 @dataclass(frozen=True)
 class Notice:
-    """The page without a verdict: `kind` is "idle", "busy" or "refused"."""
+    """The page without a verdict: `kind` is "idle", "busy" or "refused"; `switch` is the title of a better product."""
 
     kind: str
     title: str
     text: str = ""
+    switch: str = ""
 
 
 def refusal(error: AnomalyError, path: Path | None = None, *, title: str = "Not inspected") -> Notice:

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anomaly.errors import RecordError, UsageError
+from anomaly.errors import RecordError, UsageError, WrongProduct
 from anomaly.history.database import Database, used_bytes
 from anomaly.history.photos import Photos
-from anomaly.images import encode_jpeg, shrink
-from anomaly.inspection import Inspection
-from anomaly.monitor import Count
+from anomaly.images import encode_jpeg, read_image, shrink
+from anomaly.inspection import AUTO, PREVIEW, Inspection
+from anomaly.monitor import REFUSED, VERDICTS, Count
 from anomaly.thresholds import ledger
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,9 @@ class Entry:
 
     Attributes:
         at, reviewed_at: ISO 8601 in UTC.
-        capture: sentences of the capture check; regions: {box, area, peak} in pixels of the original.
+        score, threshold, review_threshold: say nothing of a photo that was REFUSED, and are 0, 1 and 1.
+        capture: sentences of the capture check, or why it was refused.
+        regions: {box, area, peak} in pixels of the original.
         photo: the file as it was inspected, kept beside the database; gone once the record has outgrown its size.
         thumbnail: JPEG with the outlined defects, longest side 256 pixels.
         defects: PNG, white where the map reached the pixel limit, in the frame of the photo, no side over 1024.
@@ -80,7 +82,8 @@ class Entry:
         known = {one.name: getattr(self, one.name) for one in fields(self)}
         del known["thumbnail"], known["defects"]
         plain = {"capture": list(self.capture), "regions": list(self.regions), "photo": str(self.photo)}
-        return known | plain | {"level": self.level}
+        scores = {} if self.verdict != REFUSED else dict.fromkeys(("score", "threshold", "review_threshold", "level"))
+        return known | plain | {"level": self.level} | scores
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,6 @@ class History:
             RecordError: the record is locked, damaged, of another version or may not be written, or the disk is full.
         """
         facts = {
-            "at": ledger.now(),
-            "user": user,
             "file": Path(inspection.path).name,
             "category": inspection.category,
             "detector": inspection.detector,
@@ -138,10 +139,34 @@ class History:
             "verdict": inspection.verdict,
             "capture": json.dumps(inspection.capture),
             "regions": json.dumps([region.to_json() for region in inspection.regions]),
-            "photo": self.photos.keep(Path(inspection.path)),
         }
         defects = inspection.map >= inspection.pixel_threshold
-        pictures = (encode_jpeg(shrink(inspection.heat(), THUMBNAIL)), _png(defects))
+        return self._write(facts, Path(inspection.path), inspection.heat(), defects, user)
+
+    def refuse(self, path: Path, error: WrongProduct, *, detector: str | None, user: str) -> int:
+        """Record a photo that shows another product than the one asked for, or none; gives its number.
+
+        Raises:
+            RecordError: as in `add`.
+        """
+        photo = shrink(read_image(path), PREVIEW)
+        facts = {
+            "file": path.name,
+            "category": error.product["expected"] or AUTO,
+            "detector": detector or "",
+            "weights_sha256": "",  # nothing judged it, so it is counted with the scores of no model
+            "score": 0.0,
+            "threshold": 1.0,
+            "review_threshold": 1.0,
+            "verdict": REFUSED,
+            "capture": json.dumps([error.problem]),
+            "regions": "[]",
+        }
+        return self._write(facts, path, photo, np.zeros(photo.shape[:2], bool), user)
+
+    def _write(self, facts: dict, path: Path, shown: np.ndarray, defects: np.ndarray, user: str) -> int:
+        facts = {"at": ledger.now(), "user": user, **facts, "photo": self.photos.keep(path)}
+        pictures = (encode_jpeg(shrink(shown, THUMBNAIL)), _png(defects))
         with self.database.open(writing=True) as book:
             columns, marks = ", ".join(facts), ", ".join("?" * len(facts))
             number = book.execute(f"INSERT INTO inspections ({columns}) VALUES ({marks})", [*facts.values()]).lastrowid
@@ -240,8 +265,8 @@ class History:
         return [Count(*row[:4], bool(row[4]), row[5]) for row in self.database.read(query, values)]
 
     def objections(self, *, category: str | None = None, since: str = "") -> list[tuple[str, int]]:
-        """(sentence of the capture check, photos), the most frequent first."""
-        where, values = _narrowed({"category": category}, since=since)
+        """(sentence of the capture check, photos that were judged), the most frequent first."""
+        where, values = _narrowed({"category": category}, VERDICTS, since=since)
         query = (
             f"SELECT j.value, COUNT(*) FROM inspections i, json_each(i.capture) j {where} GROUP BY 1 ORDER BY 2 DESC"
         )

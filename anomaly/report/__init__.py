@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from anomaly import render
-from anomaly.errors import AnomalyError
+from anomaly.errors import AnomalyError, WrongProduct
 from anomaly.images import encode_jpeg, shrink, write_image
 from anomaly.inspection import Inspection
+from anomaly.monitor import REFUSED
 
 COLUMNS = ("category", "score", "threshold", "prediction", "visualization path", "file", "capture")
 ERROR = "ERROR"  # in place of a verdict, where a photo could not be judged
-VERDICTS = ("ANOMALY", "REVIEW", "OK", ERROR)
+VERDICTS = ("ANOMALY", "REVIEW", "OK", REFUSED, ERROR)
 THUMBNAIL = 320  # longest side in pixels
 GAP = 8  # pixels of white between panels
 
@@ -93,6 +94,12 @@ def unjudged(name: str, category: str | None, detector: str | None, error: Anoma
     return nothing | known | {"regions": [], "capture": []}
 
 
+def refused(name: str, detector: str | None, error: WrongProduct) -> dict:
+    """The row of a photo that shows another product than the one asked for, or none that is known."""
+    row = unjudged(name, error.product["expected"], detector, error)
+    return row | {"verdict": REFUSED, "product": error.product}
+
+
 def write_visualization(inspection: Inspection, folder: Path) -> Path:
     """Photo, reconstruction (if the detector makes one), heatmap with contours and colour bar, side by side as PNG."""
     heat = inspection.heat()
@@ -111,7 +118,8 @@ def write_visualization(inspection: Inspection, folder: Path) -> Path:
 
 
 def write_summary(rows: Iterable[dict], path: Path) -> None:
-    """predict_summary.csv: one row a part, a part that could not be judged with the prediction ERROR.
+    """predict_summary.csv: one row a part, a part that could not be judged with the prediction ERROR, one of
+    another product with REFUSED.
 
     Args:
         rows: dicts of `Inspection.to_json`, with "visualization" (a path) added where a picture was written.

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from anomaly.errors import AnomalyError
+from anomaly.monitor import REFUSED
 from anomaly.report import ERROR, VERDICTS, Results
 from anomaly.thresholds import Thresholds, interval
 
@@ -24,6 +25,7 @@ MEANING = {
     "ANOMALY": "at or over the limit",
     "REVIEW": "too near to the limit, or a photo unlike the training photos: for a person to look at",
     "OK": "clearly under the limit",
+    REFUSED: "shows another product than the one asked for, or none that is known",
     ERROR: "could not be judged",
 }
 

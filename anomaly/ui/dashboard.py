@@ -106,7 +106,8 @@ def _headline(total: Figures) -> str:
         ("photos unlike training", total.objected, ""),
     )
     cards = "".join(_card(name, share, of) for name, share, of in shares)
-    return f'<ul class="cards"><li><b>{total.inspected:,}</b><span>inspected</span></li>{cards}</ul>'
+    refused = f"<li><b>{total.refused:,}</b><span>refused: another product</span></li>" if total.refused else ""
+    return f'<ul class="cards"><li><b>{total.inspected:,}</b><span>inspected</span></li>{cards}{refused}</ul>'
 
 
 def _card(name: str, share: Share, of: str) -> str:

@@ -41,8 +41,8 @@ class Bench:
             self.reconstruction: pieces.reconstruction,
             self.heatmap: pieces.heatmap,
         }
-        shown = [self.verdict, self.tuning, self.limit, self.panels, *self.pictures, self.regions, self.ask, self.why]
-        self.result = [self.session, *shown]
+        said = [self.verdict, self.switch, self.tuning, self.limit]
+        self.result = [self.session, *said, self.panels, *self.pictures, self.regions, self.ask, self.why]
 
     def _lay_out_controls(self) -> None:
         handlers = self.handlers
@@ -63,6 +63,7 @@ class Bench:
 
     def _lay_out_result(self) -> None:
         self.verdict = html("verdict", pieces.notice(self.handlers.welcome()))
+        self.switch = gr.Button(elem_id="switch", visible=False)
         with gr.Row(elem_id="tuning", visible=False) as self.tuning:
             self.limit = gr.Slider(
                 1,
@@ -95,6 +96,7 @@ class Bench:
             self.detector.input(self.choose_detector, [session, self.detector], result, **QUICK),
             self.photo.input(self.take_photo, [session, self.photo], [*result, self.photo], **QUICK),
             self.examples.click(self.take_example, [session], result, **CLICKS),
+            self.switch.click(self.switch_product, [session], [*result, *offered, self.product], **QUICK),
         ):
             event.then(self.run_network, [session], result, **NETWORK)
         moved = [session, self.verdict, self.heatmap, self.regions]
@@ -113,6 +115,11 @@ class Bench:
             self.detector: gr.update(choices=list(product.detectors), value=product.active, visible=True),
             self.examples: pieces.examples(product.examples),
         }
+
+    def switch_product(self, session: Session) -> dict:
+        """To the product that the refused photo shows; the photo stays."""
+        category = session.shown
+        return self.choose_product(session, category) | {self.product: category}
 
     def choose_detector(self, session: Session, detector: str) -> dict:
         self.handlers.choose_detector(session, detector)
@@ -180,6 +187,7 @@ class Bench:
         return {
             self.session: session,
             self.verdict: pieces.notice(said),
+            self.switch: gr.update(value=f"Inspect as {said.switch}", visible=bool(said.switch)),
             self.tuning: gr.update(visible=False),
             self.panels: gr.update(visible=busy),
             self.regions: pieces.legend() if said.kind == "idle" else "",

@@ -15,6 +15,7 @@ STAGES = {
     "read": "Reading the photos",
     "features": "Looking at every photo",
     "leave out": "Leaving photos out in turn, to learn how far good ones differ",
+    "know": "Learning how photos of this product look",
     "train": "Learning to repair",
     "score": "Judging held-out photos for the limit",
     "compare": "Comparing both versions",

@@ -13,12 +13,14 @@ from anomaly.handlers.session import Notice
 TALLEST = 460  # CSS pixels that a panel may take, so that the verdict and the pictures fit on one screen
 METER_END = 2.0  # the level bar ends at twice the limit, which puts the limit in its middle for every product
 
+SQUARE = '<rect x="3" y="3" width="42" height="42" rx="6"/><path class="ink" d="M24 12.5v15M24 35v.5"/>'
 # One shape a verdict, so that it is told by form as well as by colour: disc, triangle, octagon, square.
 ICONS = {
     "OK": '<circle cx="24" cy="24" r="22"/><path class="ink" d="m13.5 24.5 7.5 7.5 14-15"/>',
     "REVIEW": '<path d="M24 2 47 43a2 2 0 0 1-2 3H3a2 2 0 0 1-2-3Z"/><path class="ink" d="M24 17v13.5M24 37.5v.5"/>',
     "ANOMALY": '<path d="M15 2h18l13 13v18L33 46H15L2 33V15Z"/><path class="ink" d="m15.5 15.5 17 17m0-17-17 17"/>',
-    "refused": '<rect x="3" y="3" width="42" height="42" rx="6"/><path class="ink" d="M24 12.5v15M24 35v.5"/>',
+    "REFUSED": SQUARE,
+    "refused": SQUARE,
     "idle": '<rect x="3" y="9" width="42" height="32" rx="5"/><circle class="ink" cx="24" cy="25" r="8.5"/>',
     "busy": '<circle class="track" cx="24" cy="24" r="19"/><path class="ink spin" d="M24 5a19 19 0 0 1 19 19"/>',
 }
@@ -199,6 +201,7 @@ def regions(report: Report) -> str:
         f"<span>time <b>{report.milliseconds:,.0f} ms</b></span></p>"
     )
     head = f'<div class="regions"><header><h3>Regions</h3>{facts}</header><p>{escape(report.note)}</p>'
+    head += f"<p>{escape(report.unchecked)}.</p>" if report.unchecked else ""
     if not report.regions:
         return head + "</div>"
     rows = "".join(
