@@ -77,7 +77,8 @@ def write(found: dict[str, dict]) -> None:
         f"# The published autoencoders\n\nMade by `python benchmarks/autoencoders.py`, one seed. Published: {SOURCE}. ",
         "Best F1 is at the threshold that suits the test photos best, as published: a ceiling, not a promise. IoU and ",
         "Dice are at the pixel limit, the highest peak on held-out good photos. `naive_mean_image` is the squared ",
-        "distance to the mean good photo, `naive_brightness` how far the mean brightness is off.\n",
+        "distance to the mean good photo, `naive_brightness` how far the mean brightness is off. n is good / ",
+        "defective photos. Where the best epoch is the last one, more time would have made another model.\n",
         f"\n| System | Tested on | n | {' | '.join(COLUMNS.values())} | Epochs (best) | Minutes |\n",
         "| --- |" + " --- |" * (len(COLUMNS) + 4) + "\n",
     ]
@@ -95,10 +96,10 @@ def write(found: dict[str, dict]) -> None:
             went = f"{one['epochs']} ({one['best_epoch']}) | {one['minutes']:.1f}" if one["epochs"] else "– | –"
             lines.append(f"| {system} | `{product}` | {_n(one['on'][product])} | {' | '.join(cells)} | {went} |\n")
     lines.append("\n## Learned on one product, tested on another\n\n")
-    lines.append("Image AUROC; in brackets the 95% interval. Published for models of seven products of MVTec AD, ")
-    lines.append("tested on KolektorSDD2: 0.463 to 0.690, the best by `cae` of grid.\n")
-    targets = list(dict.fromkeys(name for kinds in found.values() for name in kinds["cae"]["on"]))
-    lines.append(f"\n| System | Learned on | {' | '.join(f'Tested on `{t}`' for t in targets)} |\n")
+    lines.append("Image AUROC with 95% intervals; over each column the product tested on, and n. Published for models ")
+    lines.append("of seven products of MVTec AD, tested on KolektorSDD2: 0.463 to 0.690, the best by `cae` of grid.\n")
+    targets = {name: _n(one) for kinds in found.values() for name, one in kinds["cae"]["on"].items()}
+    lines.append(f"\n| System | Learned on | {' | '.join(f'`{name}` ({n})' for name, n in targets.items())} |\n")
     lines.append("| --- | --- |" + " --- |" * len(targets) + "\n")
     for system in PUBLISHED:
         for product, kinds in found.items():

@@ -1,17 +1,19 @@
 """The accuracy benchmark: the naive systems, what is made of several seeds, and a run of the whole program."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import painted, plate
+from conftest import CATEGORY, painted, plate
 from served import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accuracy
+import autoencoders
 import systems
 
 GOOD = [plate(i) for i in range(12)]
@@ -65,6 +67,27 @@ def test_the_whole_program_on_a_toy_product(site, tmp_path):
     page = (tmp_path / "benchmarks" / "results.md").read_text()
     assert "| naive_brightness | 1 |" in page and "Mean over 1 products" in page
     assert (tmp_path / "benchmarks" / "results.png").stat().st_size > 5000
+
+
+def test_the_autoencoders_stand_beside_what_was_published(site, tmp_path):
+    """In a copy, since the program writes beside itself; what it knew of another product stays."""
+    (tmp_path / "benchmarks").mkdir()
+    for name in ("autoencoders.py", "systems.py"):
+        (tmp_path / "benchmarks" / name).write_text((ROOT / "benchmarks" / name).read_text())
+    (tmp_path / "anomaly").symlink_to(ROOT / "anomaly")
+    shutil.copytree(site.data / CATEGORY, tmp_path / "more" / "nut")
+    program = [sys.executable, tmp_path / "benchmarks" / "autoencoders.py", site.data, tmp_path / "more"]
+    for options in (("--product", CATEGORY, "--on", "nut"), ("--product", "nut")):
+        subprocess.run([*program, *options, "--minutes", "0.0001"], check=True, capture_output=True)
+    found = json.loads((tmp_path / "benchmarks" / "autoencoders.json").read_text())
+    assert list(found) == [CATEGORY, "nut"] and list(found["nut"]) == ["cae", "vae", "dae", *autoencoders.NAIVE]
+    cae = found[CATEGORY]["cae"]
+    assert (cae["epochs"], cae["best_epoch"], cae["n_train"], cae["on"]["nut"]["n_defect"]) == (1, 1, 18, 8)
+    assert cae["on"]["nut"] == cae["on"][CATEGORY]  # the same photos under another name
+    page = (tmp_path / "benchmarks" / "autoencoders.md").read_text()
+    assert "| cae, published | `screw` | 41 / 119 | 0.979 |" in page
+    assert f"| cae | `{CATEGORY}` | 8 / 8 | {cae['on'][CATEGORY]['image_auroc']:.3f} [" in page
+    assert "| vae | `nut` | – |" in page  # learned on nut, not tested on the other
 
 
 def test_a_measurement_that_fails_says_which_and_why(site, monkeypatch, tmp_path):
