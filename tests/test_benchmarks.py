@@ -82,7 +82,8 @@ def test_the_autoencoders_stand_beside_what_was_published(site, tmp_path):
     found = json.loads((tmp_path / "benchmarks" / "autoencoders.json").read_text())
     assert list(found) == [CATEGORY, "nut"] and list(found["nut"]) == ["cae", "vae", "dae", *autoencoders.NAIVE]
     cae = found[CATEGORY]["cae"]
-    assert (cae["epochs"], cae["best_epoch"], cae["n_train"], cae["on"]["nut"]["n_defect"]) == (1, 1, 18, 8)
+    assert 1 <= cae["best_epoch"] <= cae["epochs"] < 5  # no time is left for more
+    assert (cae["n_train"], cae["on"]["nut"]["n_defect"]) == (18, 8)
     assert cae["on"]["nut"] == cae["on"][CATEGORY]  # the same photos under another name
     page = (tmp_path / "benchmarks" / "autoencoders.md").read_text()
     assert "| cae, published | `screw` | 41 / 119 | 0.979 |" in page
