@@ -21,7 +21,7 @@ from anomaly.errors import (
     UsageError,
     WrongProduct,
 )
-from anomaly.images import read_image, write_image
+from anomaly.images import read_image, stretch, write_image
 from anomaly.inspection import Inspector, redecide
 from anomaly.runs import CALIBRATION, PRODUCT
 from anomaly.thresholds import Thresholds, decide, standing
@@ -209,11 +209,11 @@ def test_a_review_band_moves_along(worst):
 
 
 def test_a_large_photo_is_kept_small_and_its_regions_are_in_its_own_pixels(trained, shared, tmp_path, worst):
-    big = np.kron(read_image(worst.path), np.ones((32, 16, 1), dtype=np.uint8))  # 2048 x 1024
+    big = stretch(read_image(worst.path), (2048, 1792))
     write_image(tmp_path / "big.png", big)
     found = shared.inspect(tmp_path / "big.png", category=CATEGORY, detector=NAME)
-    assert (found.width, found.height) == (1024, 2048)
-    assert found.preview.shape == (1024, 512, 3) and found.map.shape == (1024, 512)
+    assert (found.width, found.height) == (1792, 2048)
+    assert found.preview.shape == (1024, 896, 3) and found.map.shape == (1024, 896)
     tight = redecide(found, found.threshold * 0.6 * float(found.map.max()) / found.pixel_threshold)
     assert tight.regions
     peak = np.unravel_index(found.map.argmax(), found.map.shape)
