@@ -6,8 +6,9 @@ Society B 1999). The distance is that of Mahalanobis, as for foreign images in L
 seen a few times more, damaged, turned and in other light, since a defective part on a dull day is still this product.
 
 The limit is conformal (Vovk et al., Algorithmic Learning in a Random World, 2005): photos are left out in turn, and it
-is the largest distance of any of their views. So another photo of the same kind is refused with a probability of at
-most 1 / (n + 1) of n good ones, and in truth more rarely, since the views are harder than photos.
+is the largest distance of any of their views. So another photo of the same kind is refused with a probability of about
+1 / (n + 1) at most, of n good ones, and in truth more rarely: views are harder than photos, and a margin is added for
+damage and days that are worse than the simulated ones, the wider the fewer photos there are.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ BLURRED, BLUR = 0.3, (0.5, 1.5)  # of the views, and deviation in pixels: a lens
 RANK, FEWER = 32, 16  # directions at most, a third of the photos; of less than 48 photos as many as photos, or 16
 STEPS = 127  # of a direction's largest value: directions are kept in bytes
 FOLDS = 10
+MARGIN, DOUBT = 1.25, 4  # times the limit, and more, by so many parts in the number of photos: few know too little
 CLEARLY = 0.5  # of the distance to the product that was asked for: another one at less is the one that is seen
 TINY = 1e-6
 SEED = 0
@@ -57,7 +59,7 @@ class Product:
     Attributes:
         region: the part of each photo that counts; None is all of it.
         photos: good ones that it was learned from.
-        limit: distance from which on a photo shows something else.
+        limit: the largest distance of any view of a photo that was left out.
         mean: (C,); directions: (R, C), orthogonal to each other, each as long as the deviation along it.
         rest: variance in each of the other directions.
     """
@@ -70,8 +72,9 @@ class Product:
     rest: float
 
     def distance(self, features: np.ndarray) -> float:
-        """Of the (C,) features of a photo, in units of the limit."""
-        return float(_distances(features[None], self.mean, self.directions, self.rest)[0]) / self.limit
+        """Of the (C,) features of a photo; from 1 on, the limit with its margin, it shows something else."""
+        apart = _distances(features[None], self.mean, self.directions, self.rest)[0]
+        return float(apart) / (MARGIN * (1 + DOUBT / self.photos) * self.limit)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Which product a photo shows: right ones pass in whatever state they are, all others are named or refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torchvision.transforms.v2 import functional as TF
 
-from anomaly import gate, synthetic
+from anomaly import gate, runs, synthetic
 from anomaly.errors import BrokenRun, TooFewImages, WrongProduct
+from anomaly.images import read_image
 
+ROOT = Path(__file__).parent.parent
 SIZE = 96
 NAMES = ("hex_nut", "leather")
 
@@ -133,13 +136,14 @@ def test_what_is_seen_follows_from_the_distances(apart, expected, wanted):
 
 
 def test_the_distance_is_that_of_mahalanobis():
-    """Against the plain inverse of the covariance: variance 9 + 1 along (1, 0), and 1 across."""
+    """Against the plain inverse of the covariance: variance 9 + 1 along (1, 0), and 1 across. Of 4 photos, the limit 2
+    is widened to 1.25 x (1 + 4 / 4) x 2 = 5."""
     product = gate.Product(
         region=None, photos=4, limit=2.0, mean=np.zeros(2), directions=np.array([[3.0, 0.0]]), rest=1.0
     )
     covariance = np.array([[10.0, 0.0], [0.0, 1.0]])
     for point in ([1.0, 0.0], [0.0, 1.0], [2.0, -3.0]):
-        wanted = np.sqrt(np.array(point) @ np.linalg.inv(covariance) @ np.array(point) / 2) / 2
+        wanted = np.sqrt(np.array(point) @ np.linalg.inv(covariance) @ np.array(point) / 2) / 5
         assert product.distance(np.array(point)) == pytest.approx(wanted)
 
 
@@ -187,6 +191,14 @@ def test_a_product_of_another_backbone_is_refused(products, tmp_path, monkeypatc
     monkeypatch.setattr(gate.backbones, "load", lambda: type("Other", (), {"sha256": "0" * 64}))
     with pytest.raises(BrokenRun, match="another backbone"):
         gate.load(path)
+
+
+@pytest.mark.parametrize("category", sorted(runs.names(ROOT / "runs")))
+def test_every_shipped_example_is_seen_as_its_product(category):
+    known = {name: gate.load(ROOT / "runs" / name / runs.PRODUCT) for name in runs.names(ROOT / "runs")}
+    for path in runs.examples(ROOT / "runs", category):
+        seen = gate.look(read_image(path), known)
+        assert (seen.seen, seen.known) == (category, True), f"{path.name}: {seen}"
 
 
 def test_learning_can_be_stopped():
