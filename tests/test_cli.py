@@ -551,7 +551,7 @@ def test_figures_that_cannot_be_written_are_refused(trained, tmp_path, capsys):
 
 def test_bench_without_a_run_is_refused(tmp_path, capsys):
     options = ("--runs", tmp_path / "none", "--thresholds", tmp_path / "t.json")
-    assert "python -m anomaly train" in refused(capsys, "bench", *options)
+    assert "Train one" in refused(capsys, "bench", *options)
 
 
 def test_a_damaged_photo_among_the_good_ones_is_named(site, tmp_path, capsys):

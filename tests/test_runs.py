@@ -267,7 +267,7 @@ def test_the_shipped_backbone_is_small_and_ours(shipped):
     assert backbones.load().sha256 == notes["sha256"] == runs.digest_of(shipped / "weights.safetensors")
     image = torch.from_numpy(plate(0)).permute(2, 0, 1)[None].float() / 255
     features, random = backbones.load()(image), backbones.untrained(backbones.DEFAULT)(image)
-    assert [tuple(f.shape[1:]) for f in features] == [(48, 16, 16), (96, 8, 8), (192, 4, 4), (384, 2, 2)]
+    assert [tuple(f.shape[1:]) for f in features] == [(24, 16, 16), (48, 8, 8), (120, 4, 4), (352, 2, 2)]
     assert not torch.allclose(features[0], random[0])
 
 

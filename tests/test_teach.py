@@ -183,7 +183,7 @@ def test_a_region_is_saved_used_at_inspection_and_a_differing_one_refused(photos
     about = {"title": "Plate", "kind": "object", "region": (0.5, 0.25, 0.5, 0.75)}
     teaching.teach(named(photos), "plate", about, [small()], **place(root, book))
     image = plate(40)
-    image[40:52, 44:56] = (220, 60, 40)
+    image[42:50, 46:54] = (220, 60, 40)
     write_image(root.parent / "plain.png", image)
     image[:, :20] = 0
     write_image(root.parent / "part.png", image)

@@ -119,6 +119,8 @@ class Bench:
     def switch_product(self, session: Session) -> dict:
         """To the product that the refused photo shows; the photo stays."""
         category = session.shown
+        if category is None:  # a click that came late: the refused photo is gone
+            return {self.session: session}
         return self.choose_product(session, category) | {self.product: category}
 
     def choose_detector(self, session: Session, detector: str) -> dict:
