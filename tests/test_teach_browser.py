@@ -81,6 +81,7 @@ def test_a_product_is_taught_from_a_zip_refitted_and_brought_back(page, site, tm
     expect(page.locator("#teach-facts")).to_contain_text("14 photos of its training are kept")
     more = packed(tmp_path / "more.zip", range(20, 26))
     page.locator("#teach-files input[type=file]").set_input_files(more)
+    expect(total).to_contain_text("6 of 6", timeout=WAIT)
     page.get_by_role("button", name="Train a new version").click()
     table = page.locator("#teach-outcome .versions")
     expect(table).to_contain_text("False alarms among them", timeout=WAIT)

@@ -1,20 +1,25 @@
 """ConvNeXt Mahalanobis: how far are the features of an image from those of good parts?
 
-Two views of the same forward pass, since each finds what the other misses:
+Three voices from the same forward pass, since each finds what the others miss:
 
-- the whole part: features pooled over the image, one Gaussian a stage, Mahalanobis distance (Lee et al., NeurIPS
-  2018; Rippel et al., ICPR 2020), covariance shrunk after Ledoit and Wolf (J. Multivariate Analysis 2004);
+- the whole part: features pooled over the image, one Gaussian, Mahalanobis distance (Lee et al., NeurIPS 2018; Rippel
+  et al., ICPR 2020), covariance shrunk after Ledoit and Wolf (J. Multivariate Analysis 2004);
 - each place: features of the finer stages joined on one grid, with a Gaussian for each place as in PaDiM (Defard et
   al., ICPR 2021). A full covariance for each would need more images than channels and megabytes to keep. So all places
   share one (shrunk by OAS, Chen et al., IEEE Trans. Signal Processing 2010), and in its axes each place has a mean, and
-  each cell of 2 x 2 places a covariance of its own, of low rank plus diagonal: deviations, and the few directions in
+  each cell of 4 x 4 places a covariance of its own, of low rank plus diagonal: deviations, and the few directions in
   which good parts vary most there. All of these as far as the images bear them out: aligned parts differ from place
-  to place, textures do not. A part that turns or moves has no normal of its own for each place: the distance to the
-  nearest of a thousand good patches from anywhere, a coreset as in PatchCore (Roth et al., CVPR 2022), counts as much.
+  to place, textures do not;
+- a good place from anywhere: the distance to the nearest of three thousand good patches, a coreset as in PatchCore
+  (Roth et al., CVPR 2022), for parts that turn or move and have no normal of their own for each place.
+
+Whitening makes all directions equal, and most of them say nothing of defects. So good images are damaged (`corrupt`),
+and only the directions count in which that moves features most, measured in deviations of good parts: the axes that
+diagonalise both covariances at once (Fukunaga, Introduction to Statistical Pattern Recognition, 1990, ch. 2.3).
 
 A few good photos are seen a second time in other light, blurred or noisy, so that lamp and camera do not count as
-defects. Both views are standardised on good images that were left out in turn (5 folds); the one that objects more
-decides, since most defects show in one of them alone.
+defects. Each voice is standardised on good images that were left out in turn (5 folds), and the score is their mean
+(sum rule: Kittler et al., IEEE Trans. Pattern Analysis 1998).
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from anomaly import backbones
-from anomaly.corrupt import disturb
+from anomaly.corrupt import corrupt, disturb
 from anomaly.detectors.base import (
     Batches,
     BatchScores,
@@ -41,30 +46,34 @@ from anomaly.detectors.base import (
     fold_slices,
     positions,
     surroundings,
-    topk_mean,
 )
 from anomaly.images import decode_image, encode_jpeg, stretch
 
-PATCH_STAGES = (0, 1, 2)  # strides 4, 8, 16, averaged on the grid of the last: the coarsest would blur small defects
+PATCH_STAGES = (0, 1, 2)  # strides 4, 8, 16, joined on the grid of the second: the third alone misses small defects
 POOLED_STAGES = (2, 3)  # strides 16, 32: pooled over the image, finer ones say little but the light
-CELL = 2  # places a side that share deviations and directions
+AROUND = 3  # places a side over which features, and distances, are averaged: a patch sees its neighbours
+TELLING = 64  # directions that are kept
+DAMAGED = 32  # images with simulated damage that show which ones
+STRUCK = 0.3  # of a place that damage covers, at least, to count as damaged
+CELL = 4  # places a side that share deviations and directions
 RANK = 16  # directions of a cell
 SWEEPS = 3  # of the subspace iteration that finds them
-BANK = 1000  # good patches that are kept
-DRAWN = 12000  # good patches among which they are chosen
-PROJECTED = 64  # dimensions in which they are chosen
+BANK = 3000  # good patches that are kept
+DRAWN = 16000  # good patches among which they are chosen, as many of each image
 SHOWN = 8  # good photos that are kept, as JPEG, to show beside what is not good
 FOLDS = 5
 DISTURBED = 16  # images that are seen again, disturbed: enough for the few directions in which light moves features
-KEPT = 200  # at most so many images keep their patch features while fitting: 1 MB each at 448 px
+KEPT = 150  # at most so many images keep their patch features while fitting: 1.5 MB each at 448 px
+CHUNK = 8  # images of which patch features are worked out at once
 PRIOR = 8  # images' worth of trust in the average variance of all cells, against that of the cell itself
 QUIET = 0.1  # least deviation of a whitened channel: one that good images never woke must not outvote all others
-TINY = 1e-6  # where all good images are one and the same, nothing varies, and nothing may be divided by that
-OVERLAP = 4  # neighbouring patches see the same pixels: so many of them count as one sample for the shrinkage
+STEADY = 0.02  # least deviation of a voice, in its mean: good images that are all one and the same do not vary
+TINY = 1e-6  # nothing may be divided by less
+OVERLAP = 16  # neighbouring patches see the same pixels: so many of them count as one sample for the shrinkage
 
 
 class Mahalanobis(Detector):
-    """Pooled and patch Mahalanobis distance of backbone features.
+    """Mahalanobis distances of backbone features, of the whole image and of its places.
 
     Args:
         backbone: a name of `backbones.RECIPES`.
@@ -85,48 +94,59 @@ class Mahalanobis(Detector):
     def _fit(self, batches: Batches, progress: Progress) -> None:
         generator = torch.Generator().manual_seed(self.seed)
         kept, again = _evenly(len(batches), KEPT), _evenly(len(batches), DISTURBED)
-        vectors, grids = _features(self.backbone, batches, kept, disturb(batches.take(again), generator), progress)
+        struck = torch.linspace(0, len(kept) - 1, DAMAGED).round().long()  # again and again, where there are few
+        vectors, patches, seen = _features(self.backbone, batches, kept, generator, progress)
+        with torch.inference_mode():
+            other, lit = _extract(self.backbone, disturb(batches.take(again), generator))
+            hurt = [_damaged(self.backbone, batches.take(kept[part]), generator) for part in struck.split(CHUNK)]
+        blows = torch.cat([blow for blow, _, _ in hurt]) - vectors[kept[struck]]
+        vectors = torch.cat((vectors, other))
+        patches = torch.cat((patches, _drawn(lit.grids(slice(None)), patches.shape[1], generator)))
+        seen = _Seen(torch.cat((seen.fine, lit.fine)), torch.cat((seen.coarse, lit.coarse)))
         origin, kept_origin = torch.cat((torch.arange(len(batches)), again)), torch.cat((kept, again))
-        self._patches = _patch_gaussian(grids)
-        for grid in grids:
-            grid.copy_(_whiten(self._patches, grid))
+        gaussian = _patch_gaussian(seen)
+        changes = [
+            (damaged.grids(slice(None)) - seen.grids(part))[mask]
+            for (_, damaged, mask), part in zip(hurt, struck.split(CHUNK))
+        ]
+        self._patches, _ = _telling(gaussian, torch.cat(changes))
+        grids = torch.cat([_whiten(self._patches, seen.grids(part)) for part in _chunks(len(kept_origin))])
         shown = batches.pixels[_evenly(len(batches), SHOWN)].permute(0, 2, 3, 1).contiguous().numpy()
         self._photos = [encode_jpeg(photo) for photo in shown]
-        self._bank, bank_origin = _coreset(grids, kept_origin, generator)
+        patches = _whiten(self._patches, patches)
+        chosen = _coreset(patches.flatten(0, 1))
+        self._bank, bank_origin = patches.flatten(0, 1)[chosen].half().float(), origin[chosen // patches.shape[1]]
         cells = _cells(grids)
         held_out = []
         folds = fold_slices(len(kept), FOLDS)
         for done, fold in enumerate(folds):
             progress("leave out", done, len(folds))
             out = kept[fold]
-            whole = [_whitened(stage[~torch.isin(origin, out)]) for stage in vectors]
+            whole = _pooled_gaussian(vectors[~torch.isin(origin, out)], blows)
             places = _places(cells[:, ~torch.isin(kept_origin, out)])
             maps = _maps(places, self._bank[~torch.isin(bank_origin, out)], grids[fold])
-            held_out.append(_raw(whole, [stage[out] for stage in vectors], maps))
-        self._whole = [_whitened(stage) for stage in vectors]
+            held_out.append(_voices(whole, vectors[out], maps))
+        self._whole = _pooled_gaussian(vectors, blows)
         self._places = _places(cells)
         raw = torch.cat(held_out)
-        self._typical = raw.mean(0).clamp_min(TINY)
-        views = self._views(raw)
-        self._centre, self._spread = views.mean(0), views.std(0).clamp_min(0.02)
-        joined = self._joined(views)
+        self._centre = raw.mean(0)
+        self._spread = torch.maximum(raw.std(0), STEADY * self._centre).clamp_min(TINY)
+        joined = self._standardised(raw).mean(1)
         self._joint = torch.stack((joined.mean(), joined.std().clamp_min(0.1)))
 
     def _score(self, batch: Tensor) -> BatchScores:
-        vectors, grid = _extract(self.backbone, batch)
-        maps = _maps(self._places, self._bank, _whiten(self._patches, grid))
-        scores = self._joined(self._views(_raw(self._whole, vectors, maps)))
-        relative = (maps / self._typical[-2:, None, None]).mean(1)
-        return BatchScores(
-            scores=deviations(scores, *self._joint), maps=deviations(relative, self._centre[1], self._spread[1])
-        )
+        vectors, seen = _extract(self.backbone, batch)
+        maps = _maps(self._places, self._bank, _whiten(self._patches, seen.grids(slice(None))))
+        scores = self._standardised(_voices(self._whole, vectors, maps)).mean(1)
+        return BatchScores(scores=deviations(scores, *self._joint), maps=F.softplus(self._relative(maps)))
 
     def _explain(self, image: Image, batch: Tensor, inside: np.ndarray, filled: tuple[float, float]) -> Explanation:
         """The place beside the one most like it on the good photos that were kept."""
         photos = [decode_image(photo, name="a good photo of the run") for photo in self._photos]
         seen = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float() / 255
-        good = torch.cat([_extract(self.backbone, photo[None])[1] for photo in seen])
-        vectors, grid = _extract(self.backbone, batch)
+        good = torch.cat([_extract(self.backbone, photo[None])[1].grids(slice(None)) for photo in seen])
+        vectors, places = _extract(self.backbone, batch)
+        grid = places.grids(slice(None))
         around = surroundings(inside)
         sides = grid.shape[1:3]
         centre, extent = np.array(around) * filled  # in shares of the frame
@@ -153,56 +173,74 @@ class Mahalanobis(Detector):
         """Of texture and parts at the worst patch `inside` (shares of the frame), and of the whole image."""
         whitened = _whiten(self._patches, grid)
         maps = _maps(self._places, self._bank, whitened)
-        views = ((self._views(_raw(self._whole, vectors, maps)) - self._centre) / self._spread)[0].clamp_min(0)
-        local = float(views[1] / views.sum().clamp_min(TINY))
+        voices = self._standardised(_voices(self._whole, vectors, maps))[0].clamp_min(0)
+        local = float(voices[:2].sum() / voices.sum().clamp_min(TINY))
         rows, columns = positions(inside, grid.shape[1:3])
-        relative = (maps / self._typical[-2:, None, None]).mean(1)[0, rows, columns]
-        worst = whitened[0, rows, columns].flatten(0, 1)[relative.argmax()]
+        worst = whitened[0, rows, columns].flatten(0, 1)[self._relative(maps)[0, rows, columns].argmax()]
         change = worst - self._bank[torch.linalg.vector_norm(self._bank - worst, dim=1).argmin()]
-        # Terms of the squared distance |W d|^2 = d' W' W d, by channel; a good patch has about 1 for each.
-        terms = torch.linalg.solve(self._patches[1], change) * (self._patches[1].T @ change) - 1
+        # Terms of the squared distance |W d|^2 = d' W' W d, by channel, less what a good patch has of each.
+        back, there = torch.linalg.pinv(self._patches[1]), self._patches[1]
+        terms = (back @ change) * (there.T @ change) - (back * there.T).sum(1)
         stages = terms.split([backbones.load(self.backbone).channels[stage] for stage in PATCH_STAGES])
         *texture, part = (max(TINY, float(stage.sum())) for stage in stages)
         texture = sum(texture) / (sum(texture) + part)
         return {"texture": local * texture, "parts": local * (1 - texture), "the whole": 1 - local}
 
-    def _views(self, raw: Tensor) -> Tensor:
-        """Distances (B, S + 2) -> (B, 2): of the whole part and of its worst places, 1 for a typical good part."""
-        relative = raw / self._typical
-        return torch.stack((relative[:, :-2].mean(1), relative[:, -2:].mean(1)), 1)
+    def _standardised(self, voices: Tensor) -> Tensor:
+        """(B, 3) -> (B, 3), in deviations above good images that were left out."""
+        return (voices - self._centre) / self._spread
 
-    def _joined(self, views: Tensor) -> Tensor:
-        """(B, 2) -> (B,): z-score of the view that objects more."""
-        return ((views - self._centre) / self._spread).amax(1)
+    def _relative(self, maps: Tensor) -> Tensor:
+        """Both maps (B, 2, h, w) -> (B, h, w): their mean in deviations above the worst place of a good image."""
+        return ((maps - self._centre[:2, None, None]) / self._spread[:2, None, None]).mean(1)
 
     def _state(self) -> dict[str, Tensor]:
-        state = {"typical": self._typical, "views": torch.stack((self._centre, self._spread)), "joint": self._joint}
-        for i, (mean, whitening) in enumerate(self._whole):
-            state |= {f"pooled{i}.mean": mean, f"pooled{i}.whitening": whitening}
+        state = {"voices": torch.stack((self._centre, self._spread)), "joint": self._joint}
+        state |= {"whole.mean": self._whole[0], "whole.whitening": self._whole[1]}
         state |= {f"place.{name}": value.half() for name, value in vars(self._places).items()}
         state |= {"patch.mean": self._patches[0], "patch.whitening": self._patches[1]}
         state |= {f"photo{i:02}": torch.frombuffer(bytearray(p), dtype=torch.uint8) for i, p in enumerate(self._photos)}
         return state | {"bank": self._bank.half()}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        self._typical, (self._centre, self._spread), self._joint = state["typical"], state["views"], state["joint"]
-        stages = range(len(self._typical) - 2)
-        self._whole = [(state[f"pooled{i}.mean"], state[f"pooled{i}.whitening"]) for i in stages]
+        (self._centre, self._spread), self._joint = state["voices"], state["joint"]
+        self._whole = (state["whole.mean"], state["whole.whitening"])
         self._patches = (state["patch.mean"], state["patch.whitening"])
         self._bank = state["bank"].float()
         self._photos = [state[key].numpy().tobytes() for key in sorted(state) if key.startswith("photo")]
         self._places = _Places(*(state[f"place.{field.name}"].float() for field in fields(_Places)))
 
 
-Gaussian = tuple[Tensor, Tensor]  # mean (..., C) and whitening matrix (C, C): |W (x - mean)| is the distance
+Gaussian = tuple[Tensor, Tensor]  # mean (C,) and whitening (K, C): |W (x - mean)| is the distance along K directions
 
 
-def _extract(backbone: str, batch: Tensor) -> tuple[list[Tensor], Tensor]:
-    """One forward pass: pooled vectors (B, C_s) of each pooled stage, and patch features (B, h, w, C) of the joined."""
+@dataclass(frozen=True)
+class _Seen:
+    """Patch features of N images as the backbone gives them, in half precision.
+
+    Attributes:
+        fine: (N, C, h, w), of all stages but the last of PATCH_STAGES; coarse: (N, C', h', w'), of the last.
+    """
+
+    fine: Tensor
+    coarse: Tensor
+
+    def grids(self, images: slice | Tensor) -> Tensor:
+        """(n, h, w, C + C') float32 of some of the images, on the finer grid."""
+        fine, coarse = (
+            F.avg_pool2d(x[images].float(), AROUND, 1, AROUND // 2, count_include_pad=False)
+            for x in (self.fine, self.coarse)
+        )
+        coarse = F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False)
+        return torch.cat((fine, coarse), 1).permute(0, 2, 3, 1).contiguous()
+
+
+def _extract(backbone: str, batch: Tensor) -> tuple[Tensor, _Seen]:
+    """One forward pass: vectors (B, C) pooled over the images, and patch features."""
     stages = backbones.load(backbone)(batch)
-    size = stages[PATCH_STAGES[-1]].shape[2:]
-    grid = torch.cat([F.adaptive_avg_pool2d(stages[i], size) for i in PATCH_STAGES], 1).permute(0, 2, 3, 1)
-    return [stages[i].mean((2, 3)) for i in POOLED_STAGES], grid.contiguous()
+    first, second, last = (stages[i] for i in PATCH_STAGES)
+    fine = torch.cat((F.adaptive_avg_pool2d(first, second.shape[2:]), second), 1)
+    return torch.cat([stages[i].mean((2, 3)) for i in POOLED_STAGES], 1), _Seen(fine.half(), last.half())
 
 
 def _evenly(total: int, most: int) -> Tensor:
@@ -210,20 +248,65 @@ def _evenly(total: int, most: int) -> Tensor:
     return torch.linspace(0, total - 1, min(most, total)).round().long()
 
 
+def _chunks(total: int) -> tuple[Tensor, ...]:
+    return torch.arange(total).split(CHUNK)
+
+
 def _features(
-    backbone: str, batches: Batches, kept: Tensor, more: Tensor, progress: Progress
-) -> tuple[list[Tensor], Tensor]:
-    """Pooled vectors of all images, and patch features of those `kept` (sorted indices); `more` images follow both."""
-    vectors, grids, done = [], [], 0
+    backbone: str, batches: Batches, kept: Tensor, generator: torch.Generator, progress: Progress
+) -> tuple[Tensor, Tensor, _Seen]:
+    """Vectors and a few patches (N, n, C) of all images, and all patch features of those `kept` (sorted indices)."""
+    vectors, patches, fine, coarse, done = [], [], [], [], 0
     with torch.inference_mode():
         for batch in batches:
-            pooled, grid = _extract(backbone, batch)
+            pooled, seen = _extract(backbone, batch)
+            here = kept[(kept >= done) & (kept < done + len(batch))] - done
             vectors.append(pooled)
-            grids.append(grid[kept[(kept >= done) & (kept < done + len(batch))] - done])
+            patches.append(_drawn(seen.grids(slice(None)), -(-DRAWN // len(batches)), generator))
+            fine.append(seen.fine[here])
+            coarse.append(seen.coarse[here])
             done += len(batch)
             progress("features", done, len(batches))
-        pooled, grid = _extract(backbone, more)
-    return [torch.cat(stage) for stage in zip(*vectors, pooled)], torch.cat((*grids, grid))
+    return torch.cat(vectors), torch.cat(patches), _Seen(torch.cat(fine), torch.cat(coarse))
+
+
+def _drawn(grids: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """At most so many patches of each image, by chance: (N, h, w, C) -> (N, n, C)."""
+    patches = grids.flatten(1, 2)
+    order = torch.rand(patches.shape[:2], generator=generator).argsort(1)[:, :most]
+    return patches[torch.arange(len(patches))[:, None], order]
+
+
+def _damaged(backbone: str, images: Tensor, generator: torch.Generator) -> tuple[Tensor, _Seen, Tensor]:
+    """Vectors and patch features of images with simulated damage, and (B, h, w) where it struck."""
+    hurt, masks = corrupt(images, generator, share=1.0)
+    vectors, seen = _extract(backbone, hurt)
+    return vectors, seen, F.adaptive_avg_pool2d(masks, seen.fine.shape[2:])[:, 0] >= STRUCK
+
+
+def _telling(gaussian: Gaussian, changes: Tensor) -> tuple[Gaussian, Tensor]:
+    """The whitening turned to the directions in which damage moves features most, and how much each one tells.
+
+    Args:
+        changes: (N, C) of features, by damage.
+    Returns:
+        The Gaussian with TELLING directions at most, and weights (K,) in (0, 1): l / (1 + l) for a mean square of l
+        deviations, as in the ratio of the likelihoods of damaged and good.
+    """
+    mean, whitening = gaussian
+    moved = changes @ whitening.T
+    if len(moved):
+        length = torch.linalg.vector_norm(moved, dim=1, keepdim=True).clamp_min(TINY)
+        moved = moved * (length.median() / length).clamp_max(1)  # gross damage must not speak for all
+    values, axes = torch.linalg.eigh(moved.T @ moved / max(1, len(moved)))
+    values, axes = values[-TELLING:].clamp_min(TINY), axes[:, -TELLING:]
+    return (mean, (axes.T @ whitening).contiguous()), values / (1 + values)
+
+
+def _pooled_gaussian(vectors: Tensor, blows: Tensor) -> Gaussian:
+    """Of vectors (N, C) of good images; `blows` (M, C) are their changes by damage, and directions count by these."""
+    (mean, whitening), weights = _telling(_whitened(vectors), blows)
+    return mean, whitening * weights.sqrt()[:, None]
 
 
 @dataclass(frozen=True)
@@ -287,28 +370,22 @@ def _places(cells: Tensor) -> _Places:
     return _Places(drawn, deviation, directions.half().float())
 
 
-def _coreset(grids: Tensor, origin: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """BANK patches of (N, h, w, C) that leave no other far from them, and the `origin` (N,) of each one's image.
-
-    Greedy choice of the one farthest from those chosen, among DRAWN patches in a random projection.
-    """
-    images, places = len(grids), grids.shape[1] * grids.shape[2]
-    drawn = torch.randperm(images * places, generator=generator)[:DRAWN]
-    patches = grids.flatten(0, 2)[drawn]
-    points = patches @ torch.randn(patches.shape[1], PROJECTED, generator=generator)
+def _coreset(patches: Tensor) -> Tensor:
+    """Indices of BANK patches of (N, K) that leave no other far from them: each the farthest from those before it."""
     chosen = [0]
-    nearest = torch.full((len(points),), torch.inf)
-    while len(chosen) < min(BANK, len(points)):
-        nearest = torch.minimum(nearest, (points - points[chosen[-1]]).square().sum(1))
+    nearest = torch.full((len(patches),), torch.inf)
+    while len(chosen) < min(BANK, len(patches)):
+        nearest = torch.minimum(nearest, (patches - patches[chosen[-1]]).square().sum(1))
         nearest[chosen[-1]] = -1  # not twice, even where all patches are alike
         chosen.append(int(nearest.argmax()))
-    return patches[chosen].half().float(), origin[drawn[chosen] // places]
+    return torch.tensor(chosen)
 
 
 def _maps(places: _Places, bank: Tensor, grid: Tensor) -> Tensor:
-    """Whitened features (B, h, w, C) -> (B, 2, h, w): distance from the normal of the place, and to the bank."""
+    """Whitened features (B, h, w, K) -> (B, 2, h, w): distance from the normal of the place, and to the bank."""
     nearest = [torch.cdist(image.flatten(0, 1), bank).amin(1).reshape(image.shape[:2]) for image in grid]
-    return torch.stack((places.distances(grid), torch.stack(nearest)), 1)
+    maps = torch.stack((places.distances(grid), torch.stack(nearest)), 1)
+    return F.avg_pool2d(maps, AROUND, 1, AROUND // 2, count_include_pad=False)
 
 
 def _windows(grid: Tensor, height: int, width: int) -> Tensor:
@@ -316,17 +393,22 @@ def _windows(grid: Tensor, height: int, width: int) -> Tensor:
     return F.avg_pool2d(grid.permute(0, 3, 1, 2), (height, width), stride=1).permute(0, 2, 3, 1)
 
 
-def _patch_gaussian(grids: Tensor) -> Gaussian:
-    """The overall mean of patch features (M, h, w, C), and the covariance that the mean of each position leaves."""
-    images, height, width, _ = grids.shape
-    flat = [grid.flatten(0, 1) for grid in grids]
-    means = grids.mean(0, dtype=torch.float64).flatten(0, 1)
+def _patch_gaussian(seen: _Seen) -> Gaussian:
+    """The overall mean of patch features, and the covariance that the mean of each position leaves."""
+    images = len(seen.fine)
+    total, second = 0.0, 0.0
+    for part in _chunks(images):
+        flat = seen.grids(part).flatten(1, 2)
+        total = total + flat.sum(0, dtype=torch.float64)
+        flat = flat.flatten(0, 1)
+        second = second + (flat.T @ flat).double()
+    means, count = total / images, images * len(total)
     mean = means.mean(0)
-    second = sum((x.T @ x).double() for x in flat) / (images * height * width)
+    second = second / count
     left = second - means.T @ means / len(means)
     # A trace of the whole covariance: where good images hardly differ, numbers must stay within half precision.
     covariance = left + 1e-4 * (second - torch.outer(mean, mean))
-    return mean.float(), _whitening(covariance, max(2.0, images * height * width / OVERLAP))
+    return mean.float(), _whitening(covariance, max(2.0, count / OVERLAP))
 
 
 def _whitening(covariance: Tensor, samples: float) -> Tensor:
@@ -364,7 +446,6 @@ def _whiten(gaussian: Gaussian, x: Tensor) -> Tensor:
     return (x - mean) @ whitening.T
 
 
-def _raw(whole: list[Gaussian], vectors: list[Tensor], maps: Tensor) -> Tensor:
-    """(B, S + 2): the pooled distance of each stage, and the mean of the top 1% of both maps (B, 2, h, w)."""
-    pooled = [torch.linalg.vector_norm(_whiten(gaussian, stage), dim=-1) for gaussian, stage in zip(whole, vectors)]
-    return torch.stack((*pooled, topk_mean(maps[:, 0]), topk_mean(maps[:, 1])), 1)
+def _voices(whole: Gaussian, vectors: Tensor, maps: Tensor) -> Tensor:
+    """(B, 3): the worst place of both maps (B, 2, h, w), and the distance of the whole."""
+    return torch.cat((maps.amax((2, 3)), torch.linalg.vector_norm(_whiten(whole, vectors), dim=-1, keepdim=True)), 1)

@@ -45,6 +45,11 @@ class Tray:
     category: str | None
     folder: tempfile.TemporaryDirectory = field(repr=False)
 
+    @property
+    def learned(self) -> bool:
+        """Whether a training is through with it."""
+        return not Path(self.folder.name).exists()
+
     def chosen(self) -> list[tuple[str, Path]]:
         return [(photo.name, photo.path) for photo, kept in zip(self.photos, self.kept) if kept]
 

@@ -118,7 +118,7 @@ class School:
         self.begun += [self.cancel, self.close, self.setup, self.again, self.chosen]
         self.emptied = [self.session, self.tray, self.region, self.photos, self.sum, self.setup, self.again]
         self.emptied += [self.chosen, self.place, self.drawing]
-        self.ticked = [*self.begun, *self.emptied[1:5], self.files, self.versions, self.product]
+        self.ticked = [*dict.fromkeys([*self.begun, *self.emptied]), self.files, self.versions, self.product]
 
     def _lay_out_controls(self) -> None:
         self.product = gr.Radio(
@@ -319,16 +319,14 @@ class School:
         if lesson.state != DONE:  # the photos are still there: change what was wrong, and try again
             return pictures | over | self._asking(tray)
         named = self.handlers.products(session)
+        # Photos that came since, on a page that was loaded again, wait for a lesson of their own.
+        learned = self._empty(session) | {self.files: None} if tray is not None and tray.learned else {}
         return (
             pictures
             | over
+            | learned
             | {
                 self.outcome: look.result(lesson.title, lesson.result),
-                self.tray: None,
-                self.region: None,
-                self.photos: "",
-                self.sum: "",
-                self.files: None,
                 self.versions: self._versions(session, category),
                 self.product: gr.update(choices=[("A new product", NEW), *named]),
             }
