@@ -107,10 +107,12 @@ def categories(root: str | os.PathLike) -> list[str]:
         DatasetError: the folder is missing, or neither it nor a folder in it holds good images.
     """
     root = _existing(root)
+    if _is_dagm(root):
+        return [root.resolve().name]
     names = [folder.name for folder in _folders(root) if _is_dagm(folder) or _good_folder(folder)]
     if names:
         return names
-    if _is_dagm(root) or _good_folder(root):
+    if _good_folder(root):
         return [root.resolve().name]
     raise DatasetError(
         f"no category was found in {root}: neither <category>/train/good nor a folder of images",

@@ -124,8 +124,10 @@ class SegDec(Detector):
             weights = torch.cat((weights.new_full((len(clean), *weights.shape[1:]), -1.0), weights))
             images, weights = _varied(images, weights, generator)
             defective = torch.arange(len(images)) >= len(clean)
-            masked = torch.cat((torch.ones(len(clean), dtype=torch.bool), masked))
-            loss = _loss(network, *(t.to(device) for t in (images, weights, defective, masked)), spent=spent)
+            # Good photos have a mask that is empty. As many of them as there are defects without one teach with these.
+            beside = torch.arange(len(clean)) >= int((~masked).sum())
+            stopped, masked = torch.cat((beside, masked)), torch.cat((torch.ones_like(beside), masked))
+            loss = _loss(network, *(t.to(device) for t in (images, weights, defective, masked, stopped)), spent=spent)
             network.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -210,17 +212,25 @@ class SegDec(Detector):
 
 
 def _loss(
-    network: nn.Module, images: Tensor, weights: Tensor, defective: Tensor, masked: Tensor, *, spent: float
+    network: nn.Module,
+    images: Tensor,
+    weights: Tensor,
+    defective: Tensor,
+    masked: Tensor,
+    stopped: Tensor,
+    *,
+    spent: float,
 ) -> Tensor:
     """Segmentation where it is known, and decision; the weight moves from the first to the second.
 
     Args:
         images: (B, 3, h, w); weights: (B, 1, h / 8, w / 8), of places: of a defect where >= 0, and -1 for none.
         defective, masked: (B,) bool; good images count as masked.
+        stopped: (B,) bool, of which images the decision teaches the segmentation nothing.
         spent: share of the training that is behind, 0..1.
     """
     with torch.autocast(images.device.type, torch.bfloat16):
-        decisions, marks = network(images.contiguous(memory_format=torch.channels_last), masked)
+        decisions, marks = network(images.contiguous(memory_format=torch.channels_last), stopped)
     places = F.binary_cross_entropy_with_logits(
         marks.float(), (weights >= 0).float(), weight=weights.abs(), reduction="none"
     )

@@ -7,6 +7,7 @@ learn from, and labels a flaw by an ellipse around it. All textures here are dra
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,16 @@ from anomaly.synthetic.surface import smoothstep
 
 SIZE, GOOD, DEFECTIVE = 512, 500, 75  # published, in each half of a class
 GRAINS = 34  # pebbles in a row
+ATTRIBUTES = "attributes.json"
+WORDS = (  # by which surfaces and their flaws are described, by hand
+    *("dark ground", "gray ground", "light ground"),
+    *("darker flaw", "lighter flaw", "flaw of the same tone"),
+    *("fine", "coarse", "directed", "periodic", "winding", "grainy", "in relief"),
+    *("tiny flaw", "small flaw", "large flaw"),
+    *("thin line", "round patch", "ragged patch"),
+    *("single flaw", "clustered flaw", "across the texture", "within the texture"),
+    *("soiled", "scratched", "slipped", "broken out", "distorted", "worn"),
+)
 EDGE = 0.06  # of the picture: flaws stay so far from its border
 
 
@@ -66,10 +77,14 @@ Draw = Callable[[Generator, int, "Flaw | None"], np.ndarray]  # (h, w) float, ab
 
 @dataclass(frozen=True)
 class Texture:
-    """A class of surfaces; its flaws are `long`, half an ellipse's length, and `wide` in shares of the picture."""
+    """A class of surfaces, with those of the WORDS that describe it.
+
+    Its flaws are `long`, half an ellipse's length, and `wide`, half its width, in shares of the picture.
+    """
 
     name: str
     draw: Draw
+    looks: tuple[str, ...]
     long: tuple[float, float] = (0.07, 0.14)
     wide: tuple[float, float] = (0.05, 0.09)
 
@@ -183,16 +198,67 @@ def hammered(rng: Generator, size: int, flaw: Flaw | None) -> np.ndarray:
 TEXTURES: dict[str, Texture] = {
     item.name: item
     for item in (
-        Texture("felt", felt),
-        Texture("brushed", brushed, (0.08, 0.16), (0.02, 0.035)),
-        Texture("twill", twill),
-        Texture("pebbles", pebbles),
-        Texture("ripples", ripples),
-        Texture("raster", raster),
-        Texture("granite", granite),
-        Texture("fibres", fibres),
-        Texture("labyrinth", labyrinth, (0.08, 0.16), (0.025, 0.045)),
-        Texture("hammered", hammered, (0.09, 0.15), (0.07, 0.11)),
+        Texture(
+            *("felt", felt),
+            (
+                "gray ground",
+                "darker flaw",
+                "lighter flaw",
+                "fine",
+                "small flaw",
+                "round patch",
+                "single flaw",
+                "soiled",
+            ),
+        ),
+        Texture(
+            *("brushed", brushed),
+            ("gray ground", "darker flaw", "lighter flaw", "fine", "directed", "tiny flaw", "thin line", "single flaw")
+            + ("across the texture", "scratched"),
+            *((0.08, 0.16), (0.02, 0.035)),
+        ),
+        Texture(
+            *("twill", twill),
+            ("gray ground", "flaw of the same tone", "fine", "periodic", "directed", "small flaw", "ragged patch")
+            + ("single flaw", "within the texture", "slipped"),
+        ),
+        Texture(
+            *("pebbles", pebbles),
+            ("light ground", "darker flaw", "coarse", "grainy", "in relief", "small flaw", "ragged patch")
+            + ("clustered flaw", "broken out"),
+        ),
+        Texture(
+            *("ripples", ripples),
+            ("light ground", "flaw of the same tone", "coarse", "periodic", "directed", "winding", "small flaw")
+            + ("ragged patch", "single flaw", "within the texture", "distorted"),
+        ),
+        Texture(
+            *("raster", raster),
+            ("dark ground", "darker flaw", "fine", "periodic", "in relief", "small flaw", "round patch", "single flaw")
+            + ("worn",),
+        ),
+        Texture(
+            *("granite", granite),
+            ("gray ground", "lighter flaw", "coarse", "grainy", "small flaw", "ragged patch", "clustered flaw")
+            + ("within the texture", "soiled"),
+        ),
+        Texture(
+            *("fibres", fibres),
+            ("light ground", "flaw of the same tone", "fine", "winding", "small flaw", "round patch", "single flaw")
+            + ("across the texture", "slipped"),
+        ),
+        Texture(
+            *("labyrinth", labyrinth),
+            ("gray ground", "darker flaw", "coarse", "winding", "tiny flaw", "thin line", "single flaw")
+            + ("across the texture", "broken out"),
+            *((0.08, 0.16), (0.025, 0.045)),
+        ),
+        Texture(
+            *("hammered", hammered),
+            ("dark ground", "flaw of the same tone", "coarse", "directed", "in relief", "large flaw", "round patch")
+            + ("single flaw", "worn"),
+            *((0.09, 0.15), (0.07, 0.11)),
+        ),
     )
 }
 
@@ -230,6 +296,8 @@ def write_dagm(
 ) -> Path:
     """Write `out`/`name` in DAGM's layout and return it: Train and Test with *.PNG, in each Label/Labels.txt and masks.
 
+    Beside it goes `out`/attributes.json, {"words": WORDS, "products": {name: those that describe it}}, of all textures.
+
     train, test: so many good photos in either, and 15% as many defective ones, as published. Good and defective photos
     are numbered in turn. progress(done, total) is called after each photo. Files of the same name are replaced.
     """
@@ -259,6 +327,8 @@ def write_dagm(
             if progress:
                 progress(done, total)
         (folder / part / "Label" / "Labels.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    looks = {"words": WORDS, "products": {item.name: item.looks for item in TEXTURES.values()}}
+    (Path(out) / ATTRIBUTES).write_text(json.dumps(looks, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
