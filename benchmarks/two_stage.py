@@ -2,14 +2,15 @@
 
     python -m anomaly synth textures --dagm --size 256
     python benchmarks/two_stage.py textures --product felt --product labyrinth
-    python benchmarks/two_stage.py DATA --product magnetic_tile
+    python benchmarks/two_stage.py DATA --product magnetic_tile --beside mahalanobis
     python benchmarks/two_stage.py textures --unknown
 
 The folders hold products in the layout of DAGM or of MVTec AD. Where a product has no known defects, its labelled test
-photos are parted by whole groups of file numbers: half of each kind is learned from, the other half tested. Each of the
-shares of the known defects keeps its masks; of the others it is only known that there is a defect. With --unknown the
-folder holds attributes.json as well, {"words": […], "products": {name: […]}}. Writes two_stage.json and two_stage.md
-beside this file; what they tell of other products stays.
+photos are parted by whole groups of file numbers: half of each kind is learned from, the other half tested, and
+train/good is left alone, since good photos of another day would make the day the mark of a defect. Each of the shares
+of the known defects keeps its masks; of the others it is only known that there is a defect. With --unknown the folder
+holds attributes.json as well, {"words": […], "products": {name: […]}}. Writes two_stage.json and two_stage.md beside
+this file; what they tell of other products stays.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ def parted(data: Path, product: str) -> tuple[list[Path], list[Sample], list[Sam
     """Good photos and known defects to learn from, and labelled photos to test on."""
     good, known = dataset.good_images(data, product), dataset.known_defects(data, product)
     test = dataset.test_samples(data, product)
-    if not known:  # the good test photos are parted, too: else "from another day" would be the mark of a defect
+    if not known:
         shown, test = dataset.split_labelled(test)
         known = [sample for sample in shown if sample.label]
-        good = [*good, *(sample.path for sample in shown if not sample.label)]
+        good = [sample.path for sample in shown if not sample.label]
     return good, known, test
 
 
@@ -89,34 +90,41 @@ def measured(data: Path, product: str, system: str, share: float | None, minutes
     }
 
 
-def described(data: Path, product: str) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, C) of 300 good and 300 defective photos to learn from and to test on, 8:2.
-
-    Good photos are drawn; defective ones are filled up by mirrored ones, which stay on the side of their original.
-    """
+def drawn(data: Path, product: str) -> tuple[list[Sample], list[Sample]]:
+    """Up to 300 good and 300 defective photos of all that the product has, to learn from and to test on, 8:2."""
     everything = [Sample(path, dataset.GOOD) for path in dataset.good_images(data, product)]
     everything += dataset.known_defects(data, product) + dataset.test_samples(data, product)
     generator, parts = np.random.default_rng(0), ([], [])
     for label in (0, 1):
-        paths = [sample.path for sample in everything if sample.label == label]
-        paths = [paths[i] for i in generator.permutation(len(paths))[:BALANCED]]
-        border = round(LEARNED * len(paths))
-        for found, some, wanted in zip(parts, (paths[:border], paths[border:]), (LEARNED, 1 - LEARNED)):
-            for number in range(min(round(wanted * BALANCED), 2 * len(some))):
-                photo = read_image(some[number % len(some)])
-                found.append(gate.describe(photo if number < len(some) else np.ascontiguousarray(photo[:, ::-1])))
-    return np.stack(parts[0]), np.stack(parts[1])
+        kind = [sample for sample in everything if sample.label == label]
+        kind = [kind[i] for i in generator.permutation(len(kind))[:BALANCED]]
+        border = round(LEARNED * len(kind))
+        parts[0].extend(kind[:border])
+        parts[1].extend(kind[border:])
+    return parts
+
+
+def described(samples: list[Sample], share: float) -> np.ndarray:
+    """Features (N, C) of photos, a share of 300 of each label; where there are fewer, mirrored ones fill them up."""
+    found = []
+    for label in (0, 1):
+        kind = [sample.path for sample in samples if sample.label == label]
+        for number in range(min(round(share * BALANCED), 2 * len(kind))):
+            photo = read_image(kind[number % len(kind)])
+            found.append(gate.describe(photo if number < len(kind) else np.ascontiguousarray(photo[:, ::-1])))
+    return np.stack(found)
 
 
 def rejected(data: Path, seed: int) -> dict:
     """Known products recognised and unknown ones rejected, each product being unknown once, two at a time."""
     looks = json.loads((data / ATTRIBUTES).read_text())
     names = dataset.categories(data)
-    photos = {}
+    photos, simple = {}, {}
     for name in names:
-        photos[name] = described(data, name)
+        learned, tested = drawn(data, name)
+        photos[name] = described(learned, LEARNED), described(tested, 1 - LEARNED)
+        simple[name] = gate.learn(dataset.LazyImages([sample.path for sample in learned if not sample.label]))
         print("described", name, *(len(part) for part in photos[name]), flush=True)
-    simple = {name: gate.learn(dataset.LazyImages(dataset.good_images(data, name))) for name in names}
     rows: dict = {system: [] for system in (*VARIANTS, GATE)}
     for pair in zip(names[::2], names[1::2]):
         known = [name for name in names if name not in pair]
@@ -205,6 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder of products")
     parser.add_argument("--product", action="append", default=[], help="to teach known defects; may be repeated")
+    parser.add_argument("--beside", action="append", default=[], help="detector that learns from good photos alone")
     parser.add_argument("--minutes", type=float, default=4.0, help="at most, for each of these trainings")
     parser.add_argument("--unknown", action="store_true", help="reject unknown ones among all products of the folder")
     chosen = parser.parse_args()
@@ -212,7 +221,7 @@ def main() -> None:
     found = json.loads(file.read_text()) if file.is_file() else {"segdec": {}, "unknown": {}}
     for product in chosen.product:
         found["segdec"][product] = []
-        for system, share in [*(("segdec", share) for share in SHARES), ("mahalanobis", None)]:
+        for system, share in [*(("segdec", share) for share in SHARES), *((name, None) for name in chosen.beside)]:
             one = measured(chosen.data, product, system, share, chosen.minutes)
             found["segdec"][product].append({"system": system} | one)
             write(found)
