@@ -160,18 +160,19 @@ def test_unknown_products_are_rejected_by_each_variant(tmp_path, monkeypatch):
     assert set(found) == {*two_stage.VARIANTS, two_stage.GATE}
     for one in found.values():
         assert len(one["each"]) == 3 and 0 <= one["harmonic"] <= 100
-        assert one["n_seen"] == 2 * one["n_unseen"] / 5 * 1, "8:2, two pairs of known ones to each unknown pair"
+        assert one["n_seen"] == 2 * one["n_unseen"] / 5, "8:2, two pairs of known ones to each unknown pair"
     two_stage.write({"segdec": {}, "unknown": found})
     page = (tmp_path / "two_stage.md").read_text()
     assert "| Published, embeddings learned | 98.12 | 95.96 | 97.03 |" in page
     assert f"| {two_stage.GATE} | {found[two_stage.GATE]['seen']} |" in page
 
 
-def test_known_defects_get_a_row_for_each_share_of_masks(toy_data, tmp_path, monkeypatch):
+def test_what_was_measured_gets_its_row(toy_data, tmp_path, monkeypatch):
     monkeypatch.setattr(two_stage, "HERE", tmp_path)
-    one = two_stage.measured(toy_data, CATEGORY, "mahalanobis", None, 1.0)
+    monkeypatch.setattr(two_stage.detectors, "create", lambda name, **arguments: systems.create(name, seed=0))
+    one = two_stage.measured(toy_data, CATEGORY, "naive_brightness", None, 1.0)
     assert (one["n_train_defect"], one["n_masks"]) == (0, 0) and 0 <= one["image_ap"] <= 1
-    two_stage.write({"segdec": {CATEGORY: [{"system": "mahalanobis"} | one]}, "unknown": {}})
+    two_stage.write({"segdec": {CATEGORY: [{"system": "naive_brightness"} | one]}, "unknown": {}})
     low, high = one["intervals"]["image_ap"]
     cell = f"| {one['image_ap']:.3f} [{low:.3f}, {high:.3f}] |"
     assert cell in (tmp_path / "two_stage.md").read_text()
