@@ -69,11 +69,11 @@ def unmasked(known: list[Sample], share: float) -> list[Sample]:
     return [sample if sample.path in kept else replace(sample, mask=None) for sample in known]
 
 
-def measured(data: Path, product: str, system: str, share: float | None, minutes: float) -> dict:
+def measured(data: Path, product: str, system: str, share: float | None, epochs: int, minutes: float) -> dict:
     """Figures of a detector that learned the known defects, a share of them with masks; of None, good photos alone."""
     good, known, test = parted(data, product)
     known = [] if share is None else unmasked(known, share)
-    model = detectors.create(system, seed=0, minutes=minutes)
+    model = detectors.create(system, seed=0, epochs=epochs, minutes=minutes)
     began = time.perf_counter()
     labelled = dataset.LabelledImages(known)
     model.fit(dataset.LazyImages(good), **({"defects": labelled} if known else {}))
@@ -173,8 +173,8 @@ def write(found: dict) -> None:
     lines = [
         "# Known defects\n\nMade by `python benchmarks/two_stage.py`, one seed, 95% intervals over test photos. Masks: "
         "of so many of the known defects it was shown where they are.\n\n| Product | Detector | Good, defects, masks "
-        f"to learn from | Test, good / defective | {' | '.join(COLUMNS.values())} | Minutes |\n",
-        "| --- |" + " --- |" * (len(COLUMNS) + 4) + "\n",
+        f"to learn from | Test, good / defective | {' | '.join(COLUMNS.values())} | Epochs | Minutes |\n",
+        "| --- |" + " --- |" * (len(COLUMNS) + 5) + "\n",
     ]
     for product, rows in found["segdec"].items():
         for one in rows:
@@ -186,7 +186,7 @@ def write(found: dict) -> None:
             taught = f"{one['n_train_good']}, {one['n_train_defect']}, {one['n_masks']}"
             lines.append(
                 f"| `{product}` | {one['system']} | {taught} | {one['n_good']} / {one['n_defect']} | "
-                f"{' | '.join(cells)} | {one['minutes']} |\n"
+                f"{' | '.join(cells)} | {one['epochs'] or '–'} | {one['minutes']} |\n"
             )
     if found["unknown"]:
         lines.append(
@@ -214,7 +214,8 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of products")
     parser.add_argument("--product", action="append", default=[], help="to teach known defects; may be repeated")
     parser.add_argument("--beside", action="append", default=[], help="detector that learns from good photos alone")
-    parser.add_argument("--minutes", type=float, default=4.0, help="at most, for each of these trainings")
+    parser.add_argument("--epochs", type=int, default=30, help="at most, for each of these trainings")
+    parser.add_argument("--minutes", type=float, default=6.0, help="the same")
     parser.add_argument("--unknown", action="store_true", help="reject unknown ones among all products of the folder")
     chosen = parser.parse_args()
     file = HERE / "two_stage.json"
@@ -222,7 +223,7 @@ def main() -> None:
     for product in chosen.product:
         found["segdec"][product] = []
         for system, share in [*(("segdec", share) for share in SHARES), *((name, None) for name in chosen.beside)]:
-            one = measured(chosen.data, product, system, share, chosen.minutes)
+            one = measured(chosen.data, product, system, share, chosen.epochs, chosen.minutes)
             found["segdec"][product].append({"system": system} | one)
             write(found)
             print(product, system, share, json.dumps(one), flush=True)

@@ -170,7 +170,7 @@ def test_unknown_products_are_rejected_by_each_variant(tmp_path, monkeypatch):
 def test_what_was_measured_gets_its_row(toy_data, tmp_path, monkeypatch):
     monkeypatch.setattr(two_stage, "HERE", tmp_path)
     monkeypatch.setattr(two_stage.detectors, "create", lambda name, **arguments: systems.create(name, seed=0))
-    one = two_stage.measured(toy_data, CATEGORY, "naive_brightness", None, 1.0)
+    one = two_stage.measured(toy_data, CATEGORY, "naive_brightness", None, 1, 1.0)
     assert (one["n_train_defect"], one["n_masks"]) == (0, 0) and 0 <= one["image_ap"] <= 1
     two_stage.write({"segdec": {CATEGORY: [{"system": "naive_brightness"} | one]}, "unknown": {}})
     low, high = one["intervals"]["image_ap"]
