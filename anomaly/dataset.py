@@ -1,8 +1,10 @@
 """Folders of images: which categories, which images are good, which go into which part of a split.
 
 Layout (MVTec AD, Bergmann et al., CVPR 2019): `<root>/<category>/train/good`, `test/<type>`, and
-`ground_truth/<type>/<stem>_mask.png`, and where there are any `validation/<type>`, defects that may be known before the
-test; or a bare folder of good images `<root>/<category>`.
+`ground_truth/<type>/<stem>_mask.png`; where there are any, `train/<type>` and `validation/<type>`, defects that may be
+known before the test, with masks in `ground_truth/train/<type>` and `ground_truth/validation/<type>`. Or that of DAGM
+2007 (Wieler & Hahn): `<category>/Train` and `Test`, in each of them `Label/Labels.txt` and `Label/<stem>_label.PNG`;
+the defective images of `Train` are known. Or a bare folder of good images `<root>/<category>`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from anomaly.errors import DatasetError, TooFewImages, UsageError
 from anomaly.images import SUFFIXES, list_images, natural_key, read_image
 
 GOOD = "good"
+KNOWN = ("train", "validation")  # folders whose defects may be known before the test
+LABELS = "Label"  # in Train and Test of DAGM
+ALIKE = 1.02  # proportions of an image and its mask: more apart, one of them is not of the other
 WANTED_GROUPS = 20  # enough that a fifth of the groups is more than an accident of two or three of them
 BURST = 10  # photos of one part follow each other at least this many times as closely as one part the other
 
@@ -66,6 +71,35 @@ class LazyImages(Sequence):
         return read_image(self.paths[index])
 
 
+class LabelledImages(Sequence):
+    """Defective images decoded when they are indexed: `LabelledImages(samples)[i]` is (image, mask).
+
+    The image is (H, W, 3) uint8 RGB. The mask is (H, W) bool, True = defect, or None where there is none, or where it
+    marks nothing: then it is known only that there is a defect.
+
+    Raises:
+        DatasetError: a mask of another proportion than its image; and as `images.read_image`.
+    """
+
+    def __init__(self, samples: Iterable[Sample]):
+        self.samples = tuple(samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        sample = self.samples[index]
+        image = read_image(sample.path)
+        if sample.mask is None:
+            return image, None
+        (height, width), (down, across) = image.shape[:2], read_image(sample.mask).shape[:2]
+        if not 1 / ALIKE <= (width / height) / (across / down) <= ALIKE:
+            problem = f"The mask {sample.mask} has {across} x {down} pixels, its image {width} x {height}"
+            raise DatasetError(problem, "Put the mask of this image there, or delete it: masks may be missing")
+        mask = read_mask(sample.mask, (height, width))
+        return image, mask if mask.any() else None
+
+
 def categories(root: str | os.PathLike) -> list[str]:
     """The categories under a folder, in natural order; or the folder's own name if it is itself one category.
 
@@ -73,7 +107,9 @@ def categories(root: str | os.PathLike) -> list[str]:
         DatasetError: the folder is missing, or neither it nor a folder in it holds good images.
     """
     root = _existing(root)
-    names = [folder.name for folder in _folders(root) if _good_folder(folder)]
+    if _is_dagm(root):
+        return [root.resolve().name]
+    names = [folder.name for folder in _folders(root) if _is_dagm(folder) or _good_folder(folder)]
     if names:
         return names
     if _good_folder(root):
@@ -108,6 +144,8 @@ def good_images(root: str | os.PathLike, category: str) -> list[Path]:
         DatasetError: there are none.
     """
     folder = category_folder(root, category)
+    if _is_dagm(folder):
+        return [sample.path for sample in _dagm(folder / "Train") if not sample.label]
     good = _good_folder(folder)
     if good is None:
         raise DatasetError(
@@ -120,6 +158,8 @@ def good_images(root: str | os.PathLike, category: str) -> list[Path]:
 def test_samples(root: str | os.PathLike, category: str) -> list[Sample]:
     """The test images of a category, good ones first, then each defect type; empty without a `test` folder."""
     folder = category_folder(root, category)
+    if _is_dagm(folder):
+        return sorted(_dagm(folder / "Test"), key=lambda sample: sample.label) if (folder / "Test").is_dir() else []
     if not (folder / "test").is_dir():
         return []
     kinds = sorted(_folders(folder / "test"), key=lambda kind: (kind.name != GOOD, natural_key(kind)))
@@ -133,10 +173,28 @@ def test_samples(root: str | os.PathLike, category: str) -> list[Sample]:
 
 
 def known_defects(root: str | os.PathLike, category: str) -> list[Sample]:
-    """Defective parts that may be known before the test, `validation/<type>`; empty without such a folder."""
-    folder = category_folder(root, category) / "validation"
-    kinds = [kind for kind in _folders(folder) if kind.name != GOOD] if folder.is_dir() else []
-    return [Sample(path, kind.name) for kind in kinds for path in list_images(kind)]
+    """Defective parts that may be known before the test, of `train/<type>` and `validation/<type>`; often none.
+
+    Raises:
+        DatasetError: a mask belongs to no image.
+    """
+    folder = category_folder(root, category)
+    if _is_dagm(folder):
+        return [sample for sample in _dagm(folder / "Train") if sample.label]
+    samples = []
+    for part in KNOWN:
+        kinds = _folders(folder / part) if (folder / part).is_dir() else []
+        for kind in kinds:
+            if kind.name == GOOD:
+                continue
+            masks = _masks(folder / "ground_truth" / part / kind.name)
+            for path in list_images(kind):
+                mask = masks.pop(f"{path.stem}_mask", None) or masks.pop(path.stem, None)
+                samples.append(Sample(path, kind.name, mask))
+            if masks:
+                problem = f"The mask {next(iter(masks.values()))} belongs to no image of {kind}"
+                raise DatasetError(problem, "Name it as its image, with _mask.png at the end, or delete it")
+    return samples
 
 
 def split_good(paths: Iterable[Path], *, held_out: float = 0.2, seed: int = 0) -> Split:
@@ -166,11 +224,14 @@ def split_good(paths: Iterable[Path], *, held_out: float = 0.2, seed: int = 0) -
     )
 
 
-def split_labelled(samples: Iterable[Sample], *, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
-    """Halve test images into (calibration, report): each kind by itself, by the groups of `split_good`.
+def split_labelled(
+    samples: Iterable[Sample], *, share: float = 0.5, seed: int = 0
+) -> tuple[list[Sample], list[Sample]]:
+    """Part labelled images in two: each kind by itself, by the groups of `split_good`.
 
-    A threshold is chosen on the first half and judged on the second. A kind with a single image goes to the half
-    that is smaller so far.
+    So a threshold is chosen on one half of the test images and judged on the other, or a detector learns from most of
+    the known defects and keeps the rest. The first part holds about `share` of them; a kind with a single image goes
+    to the part that has too little so far.
     """
     samples = sorted(samples, key=lambda sample: natural_key(sample.path))
     kinds = defaultdict(list)
@@ -182,8 +243,8 @@ def split_labelled(samples: Iterable[Sample], *, seed: int = 0) -> tuple[list[Sa
     for kind in sorted(kinds):
         paths = kinds[kind]
         if len(paths) > 1:
-            calibration |= _draw(group_by_number(paths), 0.5, rng)
-        elif 2 * len(calibration) <= seen:
+            calibration |= _draw(group_by_number(paths), share, rng)
+        elif len(calibration) <= share * seen:
             calibration |= set(paths)
         seen += len(paths)
     return (
@@ -321,6 +382,35 @@ def _good_folder(folder: Path) -> Path | None:
         if candidate.is_dir() and list_images(candidate):
             return candidate
     return None
+
+
+def _is_dagm(folder: Path) -> bool:
+    return (folder / "Train" / LABELS).is_dir()
+
+
+def _dagm(folder: Path) -> list[Sample]:
+    """The images of `Train` or `Test`, in natural order. Labels.txt has a line for each: number, label, file, 0, mask.
+
+    Raises:
+        DatasetError: an image that is not in Labels.txt, or none at all: it is not known whether it is good.
+    """
+    remedy = "Restore it from the data set: it says which images are good"
+    labels = folder / LABELS / "Labels.txt"
+    if not labels.is_file():
+        raise DatasetError(f"{labels} is missing", remedy)
+    told = {}
+    for line in labels.read_text(encoding="utf-8").splitlines():
+        fields = line.split()
+        if len(fields) == 5 and fields[1] in ("0", "1"):
+            told[fields[2].lower()] = fields
+    samples = []
+    for path in list_images(folder):
+        if path.name.lower() not in told:
+            raise DatasetError(f"{labels} says nothing of {path.name}", remedy)
+        _, label, _, _, name = told[path.name.lower()]
+        mask = folder / LABELS / name
+        samples.append(Sample(path, "defect" if label == "1" else GOOD, mask if mask.is_file() else None))
+    return samples
 
 
 def _masks(folder: Path) -> dict[str, Path]:

@@ -108,13 +108,17 @@ def refit(
     Args:
         model: a fresh detector, as `successor` makes it; defects: photos of known defective parts, to compare on.
     Raises:
-        TooFewImages: no photo is new; UsageError: another training runs; CannotSave: the disk does not take it.
+        TooFewImages: no photo is new; CannotSave: the disk does not take it.
+        UsageError: another training runs, or the version in place learned from defects that are not kept.
         MissingThreshold, StaleThreshold: the version in place has no limit to compare with.
     """
     old = runs.open_run(root, category, model.name)
     point = Thresholds.load(book).get(category, model.name, weights_sha256=old.weights_sha256)
     if not photos:
         raise TooFewImages(f"No new photo of '{category}' was given", "Add photos of good parts")
+    if old.manifest.get("defects", {}).get("train"):
+        problem = f"'{category}' was taught by known defects, which are not kept with it"
+        raise UsageError(problem, f"Train it again with `python -m anomaly train --detector {model.name}`")
     with _workshop(root) as shop:
         before = old.load_detector()  # now: when the training is done, another version may stand in its place
         folder = shop / category / PHOTOS

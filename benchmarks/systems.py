@@ -125,7 +125,8 @@ class Patchcore(_Anomalib):
 
 ON_LITE2 = "mahalanobis_lite2"  # our scorer on the weights that anomalib's have: what is the scorer, what the backbone
 OTHERS = {system.name: system for system in (Patchcore, Padim, MeanImage, Brightness)}
-RANDOM = {"cae", "dae", "fused", "unet", "vae", "anomalib_padim", "anomalib_patchcore"}  # another seed, another model
+# Another seed, another model.
+RANDOM = {"cae", "dae", "fused", "segdec", "unet", "vae", "anomalib_padim", "anomalib_patchcore"}
 
 
 def names() -> tuple[str, ...]:

@@ -32,6 +32,7 @@ FLOORS = {
     "detectors": 4,
     "gate": 4,
     "defects": 4,
+    "embedding": 4,
     "evaluation": 5,
     "runs": 5,
     "training": 6,

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy
 import autoencoders
 import systems
+import two_stage
+
+from anomaly import synthetic
+from anomaly.dataset import Sample
 
 GOOD = [plate(i) for i in range(12)]
 
@@ -96,3 +101,78 @@ def test_a_measurement_that_fails_says_which_and_why(site, monkeypatch, tmp_path
     with pytest.raises(SystemExit, match="naive_brightness on nothing, seed 0, stopped: .*nothing"):
         accuracy.measure_apart(site.data, "nothing", "naive_brightness", 0)
     assert not list((tmp_path / "measured").iterdir())
+
+
+def labelled(kinds: dict[str, int]) -> list[Sample]:
+    return [Sample(Path(kind, f"{i}.png"), kind, Path("masks")) for kind, n in kinds.items() for i in range(n)]
+
+
+def test_a_share_of_the_masks_of_each_type_is_shown():
+    known = labelled({"crack": 10, "dent": 20})
+    for share in two_stage.SHARES:
+        shown = two_stage.unmasked(known, share)
+        assert [sample.path for sample in shown] == [sample.path for sample in known]
+        for kind, n in (("crack", 10), ("dent", 20)):
+            assert sum(sample.kind == kind and sample.mask is not None for sample in shown) == round(share * n)
+
+
+def test_where_no_defect_is_known_the_test_photos_are_parted_and_none_is_on_both_sides(toy_data, tmp_path):
+    good, known, test = two_stage.parted(toy_data, CATEGORY)
+    learned = {*good, *(sample.path for sample in known)}
+    assert known and all(sample.label for sample in known) and not learned & {sample.path for sample in test}
+    assert len(learned) + len(test) == 16 and {sample.label for sample in test} == {0, 1}
+    assert all("test" in path.parts for path in good), "photos of another day than that of the defects"
+    synthetic.write_dagm(tmp_path, "felt", train=14, test=7, size=64)
+    good, known, test = two_stage.parted(tmp_path, "felt")
+    assert (len(good), len(known), len(test)) == (14, 3, 9)
+
+
+def test_the_harmonic_mean_of_seen_and_unseen():
+    assert two_stage.harmonic(98.12, 95.96) == pytest.approx(97.03, abs=0.005)  # as published
+    parts = [{"unknown": ("a", "b"), "seen": [True, True, True, False], "unseen": [True, False]}]
+    found = two_stage.summed(parts)
+    assert (found["seen"], found["unseen"], found["harmonic"]) == (75.0, 50.0, 60.0)
+    assert (found["each"], found["n_seen"], found["n_unseen"]) == ({"a b": 60.0}, 4, 2)
+
+
+def test_unknown_products_are_rejected_by_each_variant(tmp_path, monkeypatch):
+    """Whole, on tiny pictures, with plain features in the place of the backbone's."""
+    names = list(synthetic.TEXTURES)[:6]
+    for name in names:
+        synthetic.write_dagm(tmp_path, name, train=20, test=10, size=64)
+
+    def describe(photo, region=None):
+        gray = photo[..., 0].astype(float)
+        return np.array([np.abs(gray - np.roll(gray, d, axis)).mean() for d in range(1, 9) for axis in (0, 1)])
+
+    class Product:
+        def __init__(self, photos):
+            self.mean = np.mean([describe(photo) for photo in photos], axis=0)
+
+        def distance(self, features):
+            return np.linalg.norm(features - self.mean) / 8
+
+    monkeypatch.setattr(two_stage.gate, "describe", describe)
+    monkeypatch.setattr(two_stage.gate, "learn", Product)
+    monkeypatch.setattr(two_stage, "HERE", tmp_path)
+    monkeypatch.setattr(two_stage.embedding, "EPOCHS_DRAWING", 1)
+    found = two_stage.rejected(tmp_path, seed=0)
+    assert set(found) == {*two_stage.VARIANTS, two_stage.GATE}
+    for one in found.values():
+        assert len(one["each"]) == 3 and 0 <= one["harmonic"] <= 100
+        assert one["n_seen"] == 2 * one["n_unseen"] / 5, "8:2, two pairs of known ones to each unknown pair"
+    two_stage.write({"segdec": {}, "unknown": found})
+    page = (tmp_path / "two_stage.md").read_text()
+    assert "| Published, embeddings learned | 98.12 | 95.96 | 97.03 |" in page
+    assert f"| {two_stage.GATE} | {found[two_stage.GATE]['seen']} |" in page
+
+
+def test_what_was_measured_gets_its_row(toy_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(two_stage, "HERE", tmp_path)
+    monkeypatch.setattr(two_stage.detectors, "create", lambda name, **arguments: systems.create(name, seed=0))
+    one = two_stage.measured(toy_data, CATEGORY, "naive_brightness", None, 1, 1.0)
+    assert (one["n_train_defect"], one["n_masks"]) == (0, 0) and 0 <= one["image_ap"] <= 1
+    two_stage.write({"segdec": {CATEGORY: [{"system": "naive_brightness"} | one]}, "unknown": {}})
+    low, high = one["intervals"]["image_ap"]
+    cell = f"| {one['image_ap']:.3f} [{low:.3f}, {high:.3f}] |"
+    assert cell in (tmp_path / "two_stage.md").read_text()

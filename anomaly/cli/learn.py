@@ -22,21 +22,29 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="source of all randomne
 
 
 def synth(
-    out: Annotated[Path, typer.Argument(help="folder to write into, in MVTec AD layout")],
+    out: Annotated[Path, typer.Argument(help="folder to write into, in MVTec AD layout, with --dagm in that of DAGM")],
     category: Annotated[list[str] | None, typer.Option("--category", help="may be repeated; default: all")] = None,
-    train: Annotated[int, typer.Option("--train", help="good images to learn from")] = 60,
-    test: Annotated[int, typer.Option("--test", help="good test images, and as many defective ones")] = 40,
-    size: Annotated[int, typer.Option("--size", help="side in pixels")] = 256,
+    dagm: Annotated[
+        bool, typer.Option("--dagm", help="ten gray textures in the manner of DAGM, with weak labels, instead")
+    ] = False,
+    train: Annotated[
+        int | None, typer.Option("--train", help="good images to learn from; default: 60, DAGM 500")
+    ] = None,
+    test: Annotated[
+        int | None, typer.Option("--test", help="good test images; default: 40, DAGM 500; as many defective, DAGM 15%")
+    ] = None,
+    size: Annotated[int | None, typer.Option("--size", help="side in pixels; default: 256, DAGM 512")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Draw toy products with exact defect masks."""
+    """Draw toy products with exact defect masks, or toy textures with weak ones."""
     from anomaly import synthetic
 
-    for name in category or synthetic.PRODUCTS:
+    names, write = (synthetic.TEXTURES, synthetic.write_dagm) if dagm else (synthetic.PRODUCTS, synthetic.write_product)
+    wanted = {"train": train, "test": test, "size": size}
+    given = {key: value for key, value in wanted.items() if value is not None}
+    for name in category or names:
         with Progress(name) as progress:
-            synthetic.write_product(
-                out, name, train=train, test=test, size=size, seed=seed, progress=lambda i, n: progress("draw", i, n)
-            )
+            write(out, name, **given, seed=seed, progress=lambda i, n: progress("draw", i, n))
 
 
 def pretrain(

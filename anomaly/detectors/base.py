@@ -28,6 +28,7 @@ Progress = Callable[[str, int, int], "bool | None"]
 
 MEASURED = 15  # good images whose proportion is looked at before the first is scaled
 ALIKE = 1.1  # proportions that differ by less are stretched to each other
+MARKED = 48  # of 255: so much of a pixel is covered by a mask that is scaled down, for it to count as marked
 WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
 SCHEMA = 2
 
@@ -86,15 +87,38 @@ class BatchScores:
     reconstructions: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Defects:
+    """Known defective images at model size, for detectors that are taught by them.
+
+    Attributes:
+        pixels: (M, 3, h, w) uint8.
+        masks: (M, 1, h, w) bool, True = defect; all False where only the image is known to be defective.
+    """
+
+    pixels: Tensor
+    masks: Tensor
+
+    @property
+    def masked(self) -> Tensor:
+        """(M,) bool: of which images it is known where the defect is."""
+        return self.masks.flatten(1).any(1)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
 class Batches:
     """Good images at model size, kept as bytes, handed out as float tensors.
 
     Attributes:
         pixels: (N, 3, h, w) uint8.
+        defects: known defective images, None where there are none.
     """
 
-    def __init__(self, pixels: Tensor):
+    def __init__(self, pixels: Tensor, defects: Defects | None = None):
         self.pixels = pixels
+        self.defects = defects
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -109,7 +133,9 @@ class Batches:
 
 
 class Detector(ABC):
-    """One-class detector: learns from good images alone. A subclass writes only the five abstract methods.
+    """Learns from good images, and where it is `supervised` from known defects as well, if there are any.
+
+    A subclass writes only the five abstract methods.
 
     Args:
         image_size: side in pixels of the square that images are scaled to, or of one of the same area where good
@@ -119,6 +145,7 @@ class Detector(ABC):
 
     name: str  # of the file, by which the registry knows it
     least: int = 2  # fewer good images are refused
+    supervised: bool = False  # whether `fit` takes known defects
     region: Box | None = None  # the part of each image that `fit` was told to look at; None is all of it
 
     def __init__(self, *, image_size: int = 256, seed: int = 0):
@@ -141,16 +168,29 @@ class Detector(ABC):
         """What else the weights need, as plain JSON values for the manifest; by default nothing."""
         return {}
 
-    def fit(self, normal: Sequence[Image], *, region: Box | None = None, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        normal: Sequence[Image],
+        *,
+        defects: Sequence[tuple[Image, np.ndarray | None]] = (),
+        region: Box | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
         """Learn what good parts look like, from scratch.
 
         Args:
             normal: good images, (H, W, 3) uint8 RGB, sizes may differ; may be lazy: a few are read twice.
+            defects: known defective images, for detectors that are `supervised`, each with its (H, W) bool mask, True =
+                defect, or None where nobody marked it; may be lazy: each is read once.
             region: (x, y, width, height) in shares of the image: all that this detector will ever look at.
             progress: called with (stage, done, total).
         Raises:
-            TooFewImages: fewer than the detector's minimum; UsageError: a region outside of the image.
+            TooFewImages: fewer than the detector's minimum; UsageError: a region outside of the image, a mask of
+                another size than its image, or known defects for a detector that learns from good images alone.
         """
+        if len(defects) and not self.supervised:
+            problem = f"{self.name} was given {len(defects)} known defects, it learns from good images alone"
+            raise UsageError(problem, "Leave them out, or use segdec")
         if len(normal) < self.least:
             raise TooFewImages(
                 f"{self.name} was given {len(normal)} good images, it needs at least {self.least}", "Add good images"
@@ -163,7 +203,7 @@ class Detector(ABC):
             pixels[i] = self._tensor(crop(normal[i], self.region))
             if progress:
                 progress("read", i + 1, len(normal))
-        self._fit(Batches(pixels), progress or _silent)
+        self._fit(Batches(pixels, self._scaled(defects)), progress or _silent)
         self._fitted = True
         return self
 
@@ -305,6 +345,24 @@ class Detector(ABC):
     def _require_fitted(self, remedy: str) -> None:
         if not self._fitted:
             raise NotFitted(f"This {self.name} detector has learned nothing yet", remedy)
+
+    def _scaled(self, defects: Sequence[tuple[Image, np.ndarray | None]]) -> Defects | None:
+        """Known defects at model size; without those whose mask lies outside of the region that is looked at."""
+        pixels, masks = [], []
+        for image, mask in defects:
+            if mask is None:
+                drawn = torch.zeros(1, *self._frame, dtype=torch.bool)
+            elif mask.shape != _checked(image).shape[:2]:
+                problem = f"A mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {image.shape[1]} x "
+                raise UsageError(f"{problem}{image.shape[0]}", "Scale the mask to its image")
+            else:
+                painted = np.repeat(crop(mask, self.region)[..., None].astype(np.uint8) * 255, 3, axis=2)
+                drawn = self._tensor(painted)[:1] >= MARKED
+                if not drawn.any():
+                    continue
+            pixels.append(self._tensor(crop(image, self.region)))
+            masks.append(drawn)
+        return Defects(torch.stack(pixels), torch.stack(masks)) if pixels else None
 
     def _tensor(self, image: Image) -> Tensor:
         """(3, h, w) uint8 of the frame's size."""

@@ -158,8 +158,7 @@ def reconstruction(report: Report) -> str:
     if report.reconstruction is None:
         return (
             f'<figure class="panel"><figcaption>{title}</figcaption><div class="none" style="aspect-ratio:{ratio:.4f}">'
-            f"<p><b>{escape(report.detector)}</b> makes no reconstruction: "
-            "it measures how far the photo's features lie from those of good parts.</p></div></figure>"
+            f"<p><b>{escape(report.detector)}</b> makes no reconstruction.</p></div></figure>"
         )
     words = '<p class="under">the part as the model would repair it</p>'
     return panel(report, title, report.reconstruction, f"{report.name} as a good part", below=words)
