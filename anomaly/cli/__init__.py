@@ -18,6 +18,7 @@ VERBS = {  # in the order of --help
     "check": learn.check,
     "refit": learn.refit,
     "versions": learn.list_versions,
+    "types": learn.types,
     "calibrate": limits.calibrate,
     "tune": limits.tune,
     "thresholds": limits.list_thresholds,
