@@ -12,6 +12,7 @@ right (Platt, 1999). Under one half the type is unknown.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ SHRINKAGE = 0.3  # of the covariance towards that of independent features
 LEAST = 2  # types with so many regions each, before anything is named
 MOST = 40  # regions of a type, the newest: more would slow the start and say little
 FOLDS = 40
-NEW = 0.25  # weight of a region whose type was left out: of five defects one is of a type that nobody has shown yet
+NEW = 0.5  # weight of a region whose type was left out: of three defects one is of a type that nobody has shown yet
 PENALTY = 0.5  # on the squared weights of the regression
 TINY = 1e-9
 SCHEMA = 1
@@ -150,6 +151,7 @@ class Types:
         alone, with_type = self._left_out
         x = _inputs([evidence for evidence, _ in alone + with_type])
         y = np.array([right for _, right in alone + with_type], float)
+        x[:, 2] = np.nan_to_num(x[:, 2], nan=np.nanmean(x[:, 2]))  # of a stranger to a single type: not known
         counts = np.repeat([1.0, NEW], [len(alone), len(with_type)])
         centre, spread = x[:, 1:].mean(0), x[:, 1:].std(0) + TINY
         z = np.column_stack([x[:, 0], (x[:, 1:] - centre) / spread])
@@ -186,14 +188,14 @@ class _Space:
     def nearest(self, features: np.ndarray) -> list[tuple[str, float, float]]:
         """Of each of (m, C): type of the nearest region, its distance, and that of the nearest one of another type.
 
-        Where there is no other type, the second distance is the first one again: nothing speaks for the name.
+        Where there is no other type, the second distance is not a number.
         """
         apart = np.linalg.norm(self._white(features)[:, None] - self._known[None], axis=2)
         found = []
         for row in apart:
             kind = self.kinds[row.argmin()]
             others = row[self.kinds != kind]
-            found.append((str(kind), float(row.min()), float(others.min() if len(others) else row.min())))
+            found.append((str(kind), float(row.min()), float(others.min()) if len(others) else math.nan))
         return found
 
 

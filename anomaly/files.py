@@ -41,7 +41,8 @@ def write_whole(path: str | os.PathLike, content: bytes, *, mode: int = 0o666) -
 def save_sealed(path: Path, kind: str, about: dict, tensors: Mapping[str, np.ndarray]) -> None:
     """Write tensors as safetensors, with plain JSON values under the name `kind` and a digest of all in the header."""
     said = json.dumps(about)
-    save_file(dict(tensors), path, metadata={kind: said, "sha256": _digest(said, tensors)})
+    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}  # others would be written wrongly
+    save_file(tensors, path, metadata={kind: said, "sha256": _digest(said, tensors)})
     path.chmod(0o644)  # safetensors lets only its writer read, but who serves is often somebody else
 
 
@@ -61,5 +62,5 @@ def load_sealed(path: Path, kind: str, remedy: str) -> tuple[dict, dict[str, np.
 def _digest(said: str, tensors: Mapping[str, np.ndarray]) -> str:
     found = hashlib.sha256(said.encode())
     for name in sorted(tensors):
-        found.update(name.encode() + np.ascontiguousarray(tensors[name]).tobytes())
+        found.update(name.encode() + tensors[name].tobytes())
     return found.hexdigest()
