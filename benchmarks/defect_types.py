@@ -125,7 +125,7 @@ def page(found: dict[str, dict]) -> str:
         "Half of the defective test photos is labelled, the other half is asked. Chance is the share of the commonest",
         "type among those asked. Strangers are asked while no photo of their type is labelled.",
         "",
-        "| Product | Region by | Types | Labelled | Passed | Named at all | Right of these | Chance | Strangers unknown |",
+        "| Product | Region by | Types | Labelled | Passed | Named | Right of these | Chance | Strangers unknown |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for product, one in found.items():

@@ -14,7 +14,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accuracy
 import autoencoders
+import defect_types
 import systems
+
+from anomaly import synthetic
 
 GOOD = [plate(i) for i in range(12)]
 
@@ -96,3 +99,12 @@ def test_a_measurement_that_fails_says_which_and_why(site, monkeypatch, tmp_path
     with pytest.raises(SystemExit, match="naive_brightness on nothing, seed 0, stopped: .*nothing"):
         accuracy.measure_apart(site.data, "nothing", "naive_brightness", 0)
     assert not list((tmp_path / "measured").iterdir())
+
+
+def test_defect_types_are_measured_on_the_half_that_was_not_labelled(tmp_path):
+    synthetic.write_product(tmp_path, "wood_grain", train=1, test=24, size=96, seed=5)
+    found = defect_types.measured(tmp_path, "wood_grain", tmp_path / "runs", tmp_path / "threshold.json", 0)
+    assert (found["regions"], found["labelled"], found["asked"], found["passed"]) == ("mask", 12, 12, 0)
+    assert 0 <= found["right"] <= found["named"] <= 12 and found["strangers"] == 12
+    text = defect_types.page({"wood_grain": found})
+    assert f"({found['unknown']}/12)" in text and "| `wood_grain` | mask | 6 | 12 |" in text
