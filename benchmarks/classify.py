@@ -102,7 +102,7 @@ def write(out: Path, model: str, data: str, runs: list[dict]) -> None:
     found[model] = {"data": data, "runs": runs}
     path.write_text(json.dumps(found, indent=1) + "\n")
     (out / "classify.md").write_text("\n".join(line for name in sorted(found) for line in page(name, found[name])))
-    draw(out / f"classify_{model}.png", runs)
+    draw(out / f"classify_{model}.svg", runs)
 
 
 def page(model: str, found: dict) -> list[str]:
@@ -134,7 +134,7 @@ def page(model: str, found: dict) -> list[str]:
         for product, both in runs[0]["protocols"].items():
             told = (f"{one['accuracy']:.3f} ({one['right']}/{one['n']})" for one in both.values())
             lines.append(f"| `{product}` | " + " | ".join(told) + " |")
-    return [*lines, ""]
+    return [*lines, "", f"![Learning curves of all seeds, and the confusion](classify_{model}.svg)", ""]
 
 
 def draw(path: Path, runs: list[dict]) -> None:
@@ -147,12 +147,14 @@ def draw(path: Path, runs: list[dict]) -> None:
         curves.plot(epochs, [line["held_out_loss"] for line in run["history"]], color="#b5651d", alpha=0.7)
     curves.set(xlabel="epoch", ylabel="cross-entropy (blue); share of wrong validation photos (brown)", yscale="log")
     total = np.sum([run["confusion"] for run in runs], axis=0)
-    table.imshow(total / total.sum(1, keepdims=True), cmap="viridis", vmin=0, vmax=1)
+    table.pcolormesh(total / total.sum(1, keepdims=True), cmap="viridis", vmin=0, vmax=1)
+    table.invert_yaxis()
     names = runs[0]["classes"]
-    table.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    table.set_yticks(range(len(names)), names, fontsize=7)
+    places = np.arange(len(names)) + 0.5
+    table.set_xticks(places, names, rotation=90, fontsize=7)
+    table.set_yticks(places, names, fontsize=7)
     table.set(xlabel="said", ylabel="class")
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":
