@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -71,7 +71,7 @@ class Example:
 class Types:
     """The labelled regions of a product, oldest first. What follows from them is worked out when it is first needed."""
 
-    examples: tuple[Example, ...] = field(default=())
+    examples: tuple[Example, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:

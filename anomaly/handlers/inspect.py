@@ -317,8 +317,10 @@ def looks_like(named: Named | None) -> str:
     """One plain sentence on the type of a defect, "" where nothing is known of types."""
     if named is None:
         return ""
-    sure = f"{100 * named.confidence:.0f}% sure"
-    return f"Defect of an unknown type, {sure}" if named.kind == UNKNOWN else f"Looks like {spoken(named.kind)}, {sure}"
+    percent = round(100 * named.confidence)
+    if named.kind == UNKNOWN:
+        return f"Defect of an unknown type, {percent}% sure"
+    return f"Looks like {spoken(named.kind)}, {percent}% sure"
 
 
 def _example(path: Path) -> Example | None:
