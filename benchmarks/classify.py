@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -154,7 +155,8 @@ def draw(path: Path, runs: list[dict]) -> None:
     table.set_xticks(places, names, rotation=90, fontsize=7)
     table.set_yticks(places, names, fontsize=7)
     table.set(xlabel="said", ylabel="class")
-    figure.savefig(path, metadata={"Date": None})
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "classify"}):
+        figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":
