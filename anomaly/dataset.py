@@ -197,6 +197,38 @@ def known_defects(root: str | os.PathLike, category: str) -> list[Sample]:
     return samples
 
 
+def labelled(root: str | os.PathLike) -> list[Sample]:
+    """Photos of known classes, to be told apart: a folder of photos for each class, named as it.
+
+    Of products in MVTec AD layout the classes are `<product>/good` and `<product>/<defect type>`.
+
+    Raises:
+        DatasetError: there are none, a folder of a class is empty, or photos lie where they have no class.
+    """
+    root = _existing(root)
+    found = []
+    for folder in [root] if (root / "test").is_dir() else _folders(_labels_only(root)):
+        sides = [folder / side for side in ("train", "validation", "test") if (folder / side).is_dir()]
+        name = folder.resolve().name
+        kinds = [(f"{name}/{kind.name}", kind) for side in sides for kind in _folders(_labels_only(side))]
+        for kind, place in kinds or [(name, folder)]:
+            photos = list_images(place)
+            if not photos:
+                raise DatasetError(f"{place} holds no photos of its class", "Add some, or take the folder away")
+            found += [Sample(path, kind) for path in photos]
+    if not found:
+        raise DatasetError(f"{root} holds no labelled photos", "Put the photos of each class into a folder of its name")
+    return found
+
+
+def _labels_only(folder: Path) -> Path:
+    """The folder, unless photos lie in it beside those of the classes."""
+    if loose := list_images(folder):
+        problem = f"{len(loose)} photos lie directly in {folder}, so that nobody knows their class"
+        raise DatasetError(problem, "Put each into a folder named as its class, or move them away")
+    return folder
+
+
 def split_good(paths: Iterable[Path], *, held_out: float = 0.2, seed: int = 0) -> Split:
     """Hold out a part of the good images by group, so that photos of one part never lie on both sides.
 

@@ -1,11 +1,20 @@
-"""A file that is written whole or not at all."""
+"""Files that are written whole or not at all, and files whose content is sealed by a digest."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from anomaly.errors import BrokenRun
 
 
 def write_whole(path: str | os.PathLike, content: bytes, *, mode: int = 0o666) -> None:
@@ -27,3 +36,31 @@ def write_whole(path: str | os.PathLike, content: bytes, *, mode: int = 0o666) -
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def save_sealed(path: Path, kind: str, about: dict, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write tensors as safetensors, with plain JSON values under the name `kind` and a digest of all in the header."""
+    said = json.dumps(about)
+    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}  # others would be written wrongly
+    save_file(tensors, path, metadata={kind: said, "sha256": _digest(said, tensors)})
+    path.chmod(0o644)  # safetensors lets only its writer read, but who serves is often somebody else
+
+
+def load_sealed(path: Path, kind: str, remedy: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """What `save_sealed` wrote. Raises BrokenRun, with this remedy, when the file is damaged or of another kind."""
+    try:
+        with safe_open(path, "np") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        if header.get("sha256") != _digest(header.get(kind, ""), tensors):
+            raise BrokenRun(f"{path} was changed since it was saved", remedy)
+        return json.loads(header[kind]), tensors
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise BrokenRun(f"{path} is damaged ({type(error).__name__})", remedy) from error
+
+
+def _digest(said: str, tensors: Mapping[str, np.ndarray]) -> str:
+    found = hashlib.sha256(said.encode())
+    for name in sorted(tensors):
+        found.update(name.encode() + tensors[name].tobytes())
+    return found.hexdigest()

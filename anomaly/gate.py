@@ -13,22 +13,18 @@ damage and days that are worse than the simulated ones, the wider the fewer phot
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from anomaly import backbones
+from anomaly import backbones, files
 from anomaly.corrupt import corrupt, disturb
-from anomaly.errors import BrokenRun, TooFewImages, WrongProduct
+from anomaly.errors import BrokenRun, TooFewImages, UsageError, WrongProduct
 from anomaly.images import Box, checked_region, crop, stretch
 
 Progress = Callable[[str, int, int], object]
@@ -49,6 +45,7 @@ CLEARLY = 0.5  # of the distance to the product that was asked for: another one 
 TINY = 1e-6
 SEED = 0
 SCHEMA = 1
+KIND = "product"
 REMEDY = "Train or refit the product again, or delete the file: its photos are then not checked"
 
 
@@ -179,7 +176,6 @@ def judge(apart: Mapping[str, float], *, expected: str | None = None) -> Seen:
 def save(product: Product, path: Path) -> None:
     """Write a product as safetensors, with its numbers and the digest of all in the header."""
     directions, scales = _in_bytes(product.directions)
-    tensors = {"mean": product.mean.astype(np.float16), "directions": directions, "scales": scales}
     about = {
         "schema": SCHEMA,
         "backbone_sha256": backbones.load().sha256,
@@ -188,20 +184,14 @@ def save(product: Product, path: Path) -> None:
         "limit": product.limit,
         "rest": product.rest,
     }
-    said = json.dumps(about)
-    save_file(tensors, path, metadata={"product": said, "sha256": _digest(said, tensors)})
-    path.chmod(0o644)
+    tensors = {"mean": product.mean.astype(np.float16), "directions": directions, "scales": scales}
+    files.save_sealed(path, KIND, about, tensors)
 
 
 def load(path: Path) -> Product:
     """The product that `save` wrote. Raises BrokenRun when the file is damaged or belongs to another backbone."""
+    about, tensors = files.load_sealed(path, KIND, REMEDY)
     try:
-        with safe_open(path, "np") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        if header.get("sha256") != _digest(header.get("product", ""), tensors):
-            raise BrokenRun(f"{path} was changed since it was saved", REMEDY)
-        about = json.loads(header["product"])
         if (about["schema"], about["backbone_sha256"]) != (SCHEMA, backbones.load().sha256):
             raise BrokenRun(f"{path} is of another version or was made with another backbone", REMEDY)
         return Product(
@@ -212,15 +202,8 @@ def load(path: Path) -> Product:
             directions=tensors["directions"] * tensors["scales"],
             rest=about["rest"],
         )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, UsageError) as error:
         raise BrokenRun(f"{path} is damaged ({type(error).__name__})", REMEDY) from error
-
-
-def _digest(said: str, tensors: Mapping[str, np.ndarray]) -> str:
-    found = hashlib.sha256(said.encode())
-    for name in sorted(tensors):
-        found.update(name.encode() + np.ascontiguousarray(tensors[name]).tobytes())
-    return found.hexdigest()
 
 
 def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

@@ -6,19 +6,23 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from anomaly import gate, render, runs
+from anomaly import defects, gate, render, runs
 from anomaly.detectors.base import MANIFEST, Detector, Explanation
-from anomaly.errors import BrokenRun, UsageError
+from anomaly.errors import BrokenRun, UnknownName, UsageError
 from anomaly.images import crop, read_image, resize_map, shrink, stretch
 from anomaly.regions import Region, find_regions
 from anomaly.thresholds import OperatingPoint, Standing, Thresholds, decide, standing
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels of the original
 
 AUTO = "auto"  # in place of a category: the one that the photo shows
 PREVIEW = 1024  # longest side in pixels of what is kept of a photo: bounds memory, whatever the camera
@@ -49,6 +53,7 @@ class Inspection:
         capture: what is unlike the good photos in how this one was taken, a sentence each; then it is for a person to
             judge, and the verdict is "REVIEW" whatever the score.
         product: which product the photo shows; None where the category was trained before that was learned.
+        defect: the type of the strongest region; None of an OK part, and where too few regions are labelled.
         percentile: where the score lies among those of held-out good parts.
         regions: connected areas of the map at or over `pixel_threshold`, in pixels of the original.
         width, height: of the original in pixels.
@@ -75,10 +80,16 @@ class Inspection:
     map: np.ndarray
     reconstruction: np.ndarray | None
     product: gate.Seen | None = None
+    defect: defects.Named | None = None
 
     @property
     def level(self) -> float:
         return self.score / self.threshold
+
+    @property
+    def named(self) -> defects.Named | None:
+        """The type of the defect; None of a part that is OK by the limit of this inspection."""
+        return None if self.verdict == "OK" else self.defect
 
     def heat(self) -> np.ndarray:
         """(h, w, 3) uint8 RGB: the preview under its map, with the outlines of the defects."""
@@ -86,6 +97,7 @@ class Inspection:
 
     def to_json(self) -> dict:
         """One line of `python -m anomaly inspect --json`."""
+        named = self.named
         return {
             "path": self.path,
             "category": self.category,
@@ -96,7 +108,8 @@ class Inspection:
             "level": self.level,
             "verdict": self.verdict,
             "regions": [region.to_json() for region in self.regions],
-            "defect_type": None,
+            "defect_type": named and named.kind,
+            "defect_confidence": named and named.confidence,
             "product": self.product and self.product.to_json(),
             "capture": list(self.capture),
             "percentile": self.percentile.to_json(),
@@ -136,7 +149,7 @@ class Inspector:
         self._root = Path(runs)
         self._book = Path(thresholds)
         self._loaded: OrderedDict[tuple[str, str], tuple[int, Detector]] = OrderedDict()
-        self._products: dict[str, tuple[int, gate.Product]] = {}
+        self._files: dict[Path, tuple[int, object]] = {}
         self._lock = threading.Lock()
 
     def categories(self) -> list[CategoryInfo]:
@@ -208,8 +221,48 @@ class Inspector:
             map=resize_map(result.map, shape),
             reconstruction=None if made is None else stretch(made, shape),
         )
-        found = replace(_decided(found), milliseconds=1000 * (time.perf_counter() - began))
-        return found if threshold is None else redecide(found, threshold)
+        found = _decided(found) if threshold is None else redecide(found, threshold)
+        if found.verdict != "OK" and found.regions:
+            found = replace(found, defect=self._named(run.category, image, found.regions[0].box))
+        return replace(found, milliseconds=1000 * (time.perf_counter() - began))
+
+    def types(self, category: str) -> defects.Types:
+        """The labelled regions of a category; none where the file is damaged, since a verdict needs no type."""
+        path = self._root / category / runs.DEFECTS
+        try:
+            return self._read(path, defects.load) if path.is_file() else defects.Types()
+        except BrokenRun as error:
+            log.warning("defects of %s are not named: %s", category, error)
+            return defects.Types()
+
+    def name(self, category: str, photo: Path, box: Box) -> defects.Named | None:
+        """The type of the defect in a place of a photo, (x, y, width, height) in pixels; None where none is known.
+
+        Raises:
+            ImageError: the photo cannot be read.
+        """
+        return self._named(category, read_image(photo), box) if self.types(category).ready else None
+
+    def label(self, category: str, photo: Path, box: Box, kind: str) -> None:
+        """Make a place of a photo an example of a type of defect; "" takes the example of this photo back.
+
+        Raises:
+            UnknownName: no such category; ImageError: the photo cannot be read; BrokenRun: the examples are damaged;
+            CannotSave: the disk does not take them.
+        """
+        if category not in runs.names(self._root):
+            raise UnknownName(f"There is no category '{category}'", "Teach it first")
+        name = defects.SAID + photo.name
+        features = self._describe(read_image(photo), box) if kind else None
+        with runs.alone(self._root / category):
+            known = runs.types(self._root, category)
+            if kind:
+                known = known.with_examples([defects.Example(name, kind, features)])
+            elif any(one.name == name for one in known.examples):
+                known = known.without(name)
+            else:
+                return
+            runs.save_types(self._root, category, known)
 
     def explain(self, inspection: Inspection) -> Explanation:
         """Why the strongest region of an inspected photo, or its worst place where no region is, differs.
@@ -222,6 +275,21 @@ class Inspector:
         box = inspection.regions[0].box if inspection.regions else _worst_place(inspection)
         with self._lock:
             return model.explain(image, box)
+
+    def _named(self, category: str, image: np.ndarray, box: Box) -> defects.Named | None:
+        known = self.types(category)
+        return known.name(self._describe(image, box)) if known.ready else None
+
+    def _describe(self, image: np.ndarray, box: Box) -> np.ndarray:
+        with self._lock:
+            return defects.describe(image, box)
+
+    def _read(self, path: Path, load: Callable[[Path], T]) -> T:
+        """A file of a category, read once as long as it stays the same."""
+        stamp = path.stat().st_mtime_ns
+        if self._files.get(path, (None,))[0] != stamp:
+            self._files[path] = (stamp, load(path))
+        return self._files[path][1]
 
     def _seen(self, image: np.ndarray, expected: str | None) -> gate.Seen | None:
         """Which product a photo shows, None where it cannot be told whether it is the expected one.
@@ -248,11 +316,8 @@ class Inspector:
             path = self._root / name / runs.PRODUCT
             if not path.is_file():
                 continue
-            stamp = path.stat().st_mtime_ns
             try:
-                if self._products.get(name, (None,))[0] != stamp:
-                    self._products[name] = (stamp, gate.load(path))
-                found[name] = self._products[name][1]
+                found[name] = self._read(path, gate.load)
             except BrokenRun as error:
                 if expected in (None, name):
                     raise
@@ -277,7 +342,7 @@ class Inspector:
             return self._loaded[key][1], run, point
 
 
-def _worst_place(inspection: Inspection) -> tuple[int, int, int, int]:
+def _worst_place(inspection: Inspection) -> Box:
     """A box of one pixel of the map around its peak, in pixels of the original."""
     height, width = inspection.map.shape
     row, column = np.unravel_index(int(inspection.map.argmax()), inspection.map.shape)

@@ -177,3 +177,57 @@ class VariationalAutoencoder(Autoencoder):
     def decode(self, codes: Tensor) -> Tensor:
         """(B, latent) -> (B, 3, *frame)."""
         return self.decoder(self.expand(codes).unflatten(1, self.grid))
+
+
+class SurfaceNet(nn.Module):
+    """Small classifier of surfaces: four convolutions, each halving the picture, their mean, one linear layer.
+
+    Args:
+        classes: how many.
+    """
+
+    def __init__(self, *, classes: int):
+        super().__init__()
+        layers = []
+        for a, b in zip((3, *WIDTHS), WIDTHS):
+            layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b)]
+            layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        self.trunk = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(WIDTHS[-1], classes))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float in [0, 1] -> (B, C, H / 16, W / 16)."""
+        return self.trunk((images - 0.5) / 0.25)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> logits (B, classes)."""
+        return self.head(features.mean((2, 3)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.features(images))
+
+
+class FineTuned(nn.Module):
+    """A feature extractor with a linear layer on the L2-normalised mean of its coarsest features.
+
+    Args:
+        trunk: images (B, 3, H, W) in [0, 1] -> feature maps, fine to coarse; channels: of the coarsest.
+    """
+
+    def __init__(self, *, trunk: nn.Module, channels: int, classes: int):
+        super().__init__()
+        self.trunk = trunk
+        self.norm = nn.LayerNorm(channels)
+        self.head = nn.Linear(channels, classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float in [0, 1], sides multiples of 32 -> (B, C, H / 32, W / 32)."""
+        return self.trunk(images)[-1]
+
+    def classify(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> logits (B, classes)."""
+        pooled = F.normalize(self.norm(features.mean((2, 3))), dim=1)
+        return self.head(math.sqrt(pooled.shape[1]) * pooled)  # of unit length, logits would stay too small
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.features(images))

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from anomaly import __version__, detectors, gate
+from anomaly import __version__, defects, detectors, gate
 from anomaly.backbones import digest_of
 from anomaly.capture import Profile
 from anomaly.detectors.base import MANIFEST, SCHEMA, WEIGHTS, Detector
@@ -26,13 +26,14 @@ from anomaly.errors import BrokenRun, CannotSave, UnknownName, UsageError
 from anomaly.images import Box, checked_region, list_images
 from anomaly.thresholds import Thresholds, ledger
 
-CALIBRATION, METRICS, HISTORY, CATEGORY, EXAMPLES, PRODUCT = (
+CALIBRATION, METRICS, HISTORY, CATEGORY, EXAMPLES, PRODUCT, DEFECTS = (
     "calibration.json",
     "metrics.json",
     "history.csv",
     "category.json",
     "examples",
     "product.safetensors",
+    "defects.safetensors",
 )
 CAPTURE = "capture"  # key in CALIBRATION
 ABANDONED = 600  # seconds after which a hidden sibling belongs to a process that was killed: writing one takes a few
@@ -211,6 +212,18 @@ def save_product(root: Path, category: str, product: gate.Product) -> None:
     """Write how photos of a category look. Raises CannotSave."""
     with replacing(root / check_name(category) / PRODUCT) as part:
         gate.save(product, part)
+
+
+def types(root: Path, category: str) -> defects.Types:
+    """The labelled regions of a category, none where nothing was labelled. Raises BrokenRun."""
+    path = root / category / DEFECTS
+    return defects.load(path) if path.is_file() else defects.Types()
+
+
+def save_types(root: Path, category: str, known: defects.Types) -> None:
+    """Write the labelled regions of a category. Raises CannotSave."""
+    with replacing(root / check_name(category) / DEFECTS) as part:
+        defects.save(known, part)
 
 
 def examples(root: Path, category: str) -> tuple[Path, ...]:

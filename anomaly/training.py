@@ -1,6 +1,6 @@
 """From a folder of photos to a run that judges: split, fit, calibrate on held-out images, evaluate, save.
 
-With each run goes what its product looks like, for the check of `gate`.
+With each run goes what its product looks like, for the check of `gate`, and what known defects of it look like.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly import dataset, evaluation, gate, metrics, runs, thresholds
+from anomaly import dataset, defects, evaluation, gate, metrics, runs, thresholds
 from anomaly.accounts import user
 from anomaly.capture import Profile
 from anomaly.detectors.base import Detector, Progress
-from anomaly.errors import DatasetError, TooFewImages, UsageError
-from anomaly.images import Box, checked_region, crop, natural_key
+from anomaly.errors import BrokenRun, DatasetError, TooFewImages, UsageError
+from anomaly.images import Box, checked_region, crop, natural_key, read_image
+from anomaly.regions import find_regions
 from anomaly.thresholds import NEEDS_DEFECTS, OperatingPoint, Thresholds, ledger
 
 HELD_OUT = 0.25  # of the good images: they learn nothing, they set the threshold
@@ -62,7 +63,8 @@ def train(
     A quarter of the good images, whole groups of neighbouring file numbers, is held out and sets the threshold by the
     rule `false-alarms`: at most 2%, or the least that so few images can promise. Known defects (`dataset`)
     are scored and kept, to show what a limit does to them. A supervised detector learns from three quarters of those of
-    each type, with their masks where there are any, and only the others are kept: test images never teach.
+    each type, with their masks where there are any, and only the others are kept: test images never teach. Where the
+    detector that judges sees them, known defects are examples of their type.
 
     Args:
         data: folder of categories, or the category's own folder.
@@ -113,6 +115,8 @@ def train(
         runs.write_description(root, category, {key: value for key, value in about.items() if value is not None})
     target = supported_target(len(split.held_out))
     point = _operate(run, "false-alarms", target, book, why="set by training")
+    if any(judged.labels) and runs.meant(root, Thresholds.load(book), category) == detector.name:
+        _keep_types(judged, point, folder, root, category)
     samples = dataset.test_samples(data, category)
     figures = _report(detector, samples, point, progress) if samples else None
     run = runs.update(run, metrics=figures) if figures else run
@@ -131,6 +135,52 @@ def _split(good: Sequence[Path], folder: Path, seed: int, before: runs.Run | Non
     else:
         sides["train"] += fresh
     return dataset.Split(*(tuple(sorted(sides[name], key=natural_key)) for name in ("train", "held_out")))
+
+
+def learn_types(
+    data: Path, category: str, detector: str, *, root: Path, book: Path, progress: Progress | None = None
+) -> defects.Types:
+    """Known defects (`validation/<type>`) as examples of their types, where a stored run sees them.
+
+    Those that people labelled stay; all other examples that were there are replaced.
+
+    Raises:
+        DatasetError: no known defects; MissingThreshold, StaleThreshold: the run has no limit of its own.
+    """
+    run = runs.open_run(root, category, detector)
+    point = Thresholds.load(book).get(category, detector, weights_sha256=run.weights_sha256)
+    samples = dataset.known_defects(data, category)
+    folder = dataset.category_folder(data, category)
+    if not samples:
+        problem = f"There are no known defects of '{category}' in {folder}"
+        raise DatasetError(problem, "Add photos as validation/<defect type>")
+    judged = evaluation.judge(run.load_detector(), samples, progress=progress)
+    return _keep_types(judged, point, folder, root, category)
+
+
+def _keep_types(
+    judged: evaluation.Judged, point: OperatingPoint, folder: Path, root: Path, category: str
+) -> defects.Types:
+    """The strongest region of each known defect is an example of its type; one that shows none is not."""
+    seen = []
+    for sample, map in zip(judged.samples, judged.maps):
+        if not sample.label:
+            continue
+        image = read_image(sample.path)
+        scale = (image.shape[1] / map.shape[1], image.shape[0] / map.shape[0])
+        regions = find_regions(map, point.pixel, scale=scale)
+        if regions:
+            features = defects.describe(image, regions[0].box)
+            seen.append(defects.Example(_relative(sample.path, folder), sample.kind, features))
+    with runs.alone(root / category):
+        try:
+            before = runs.types(root, category)
+        except BrokenRun:  # of another backbone, or damaged: it is of no use to anybody
+            before = defects.Types()
+        said = [one for one in before.examples if one.name.startswith(defects.SAID)]
+        known = defects.Types().with_examples([*seen, *said])
+        runs.save_types(root, category, known)
+    return known
 
 
 def photos_for(target: float) -> int:

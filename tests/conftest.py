@@ -18,6 +18,7 @@ JSON_KEYS = [  # of one line of `inspect --json`: scripts outside rely on them
     "verdict",
     "regions",
     "defect_type",
+    "defect_confidence",
     "product",
     "capture",
     "percentile",

@@ -17,6 +17,7 @@ from PIL import Image
 from anomaly import ui
 from anomaly.accounts import Desk, Person
 from anomaly.api import build_api
+from anomaly.defects import SAID, Example, Named, Types
 from anomaly.detectors.base import Explanation
 from anomaly.errors import MissingThreshold, UnknownName
 from anomaly.gate import Seen
@@ -83,6 +84,7 @@ class ToyInspector:
     def __init__(self, folder: Path):
         self.calls = 0
         self.capture = ()
+        self.labelled: dict[str, str] = {}  # name of the example: type
         self.examples = (write_plate(folder / "dark_spot_000.png", spot=0), write_plate(folder / "good_000.png"))
 
     def categories(self) -> list[CategoryInfo]:
@@ -136,6 +138,16 @@ class ToyInspector:
             default_threshold=10.0,
             product=product,
         )
+
+    def types(self, category: str) -> Types:
+        return Types(tuple(Example(name, kind, np.zeros(1)) for name, kind in self.labelled.items()))
+
+    def name(self, category: str, photo: Path, box) -> Named | None:
+        return Named("dent", 0.8) if "dent" in self.labelled.values() else None
+
+    def label(self, category: str, photo: Path, box, kind: str) -> None:
+        self.labelled.pop(SAID + photo.name, None)
+        self.labelled |= {SAID + photo.name: kind} if kind else {}
 
     def explain(self, inspection: Inspection) -> Explanation:
         here = read_image(inspection.path)[5:20, 15:35]

@@ -36,6 +36,7 @@ FLOORS = {
     "evaluation": 5,
     "runs": 5,
     "training": 6,
+    "classify": 6,
     "versions": 6,
     "teaching": 7,
     "lessons": 5,

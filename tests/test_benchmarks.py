@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accuracy
 import autoencoders
+import defect_types
 import systems
 import two_stage
 
@@ -176,3 +177,12 @@ def test_what_was_measured_gets_its_row(toy_data, tmp_path, monkeypatch):
     low, high = one["intervals"]["image_ap"]
     cell = f"| {one['image_ap']:.3f} [{low:.3f}, {high:.3f}] |"
     assert cell in (tmp_path / "two_stage.md").read_text()
+
+
+def test_defect_types_are_measured_on_the_half_that_was_not_labelled(tmp_path):
+    synthetic.write_product(tmp_path, "wood_grain", train=1, test=24, size=96, seed=5)
+    found = defect_types.measured(tmp_path, "wood_grain", tmp_path / "runs", tmp_path / "threshold.json", 0)
+    assert (found["regions"], found["labelled"], found["asked"], found["passed"]) == ("mask", 12, 12, 0)
+    assert 0 <= found["right"] <= found["named"] <= 12 and found["strangers"] == 12
+    text = defect_types.page({"wood_grain": found})
+    assert f"({found['unknown']}/12)" in text and "| `wood_grain` | mask | 6 | 12 |" in text

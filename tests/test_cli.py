@@ -315,7 +315,16 @@ def test_summary_and_pictures(site, tmp_path, capsys):
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         with (out / "predict_summary.csv").open(newline="") as stream:
             header, *rows = csv.reader(stream)
-        assert header == ["category", "score", "threshold", "prediction", "visualization path", "file", "capture"]
+        assert header == [
+            "category",
+            "score",
+            "threshold",
+            "prediction",
+            "visualization path",
+            "file",
+            "capture",
+            "defect type",
+        ]
         assert len(rows) == 2
         for row, line in zip(rows, lines):
             assert (row[0], row[3], row[5]) == (CATEGORY, line["verdict"], line["path"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from served import toy_site, write_plate
 
+from anomaly.defects import Named
 from anomaly.errors import UnknownName, UsageError
 from anomaly.handlers.inspect import InspectHandlers, Report, slider_range
 from anomaly.handlers.session import Notice, Session
@@ -113,6 +114,20 @@ def test_a_photo_of_another_camera_stays_in_review_wherever_the_limit_is_moved(h
         assert handlers.move_limit(session, percent).verdict == "REVIEW"
     shown = pieces.banner(report)
     assert "Darker &lt;b&gt;than any&lt;/b&gt; training photo: check the light." in shown and 'role="alert"' in shown
+
+
+def test_the_page_says_what_a_defect_looks_like_and_nothing_of_a_good_part(handlers, inspector, session, tmp_path):
+    judge = inspector.inspect
+    named = {"kind": "broken_thread", "confidence": 0.914}
+    inspector.inspect = lambda path, **asked: replace(judge(path, **asked), defect=Named(**named))
+    spotted = write_plate(tmp_path / "part.png", spot=0)
+    report = inspect(handlers, session, spotted)
+    assert report.type == "Looks like broken thread, 91% sure" and report.type in pieces.banner(report)
+    assert handlers.inspect_json("plate", str(spotted), None)["defect_confidence"] == 0.914
+    assert handlers.move_limit(session, 300).type == ""  # OK by this limit
+    named["kind"] = "unknown"
+    assert inspect(handlers, session, spotted).type == "Defect of an unknown type, 91% sure"
+    assert inspect(handlers, session, write_plate(tmp_path / "good.png")).type == ""
 
 
 def test_the_page_says_how_unusual_a_score_is(handlers, session, tmp_path):

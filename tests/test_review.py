@@ -5,7 +5,7 @@ import pytest
 from served import ToyInspector, launched, toy_site, write_plate
 
 from anomaly.accounts import OPERATOR, Person
-from anomaly.errors import Forbidden, RecordError, UsageError
+from anomaly.errors import CannotSave, Forbidden, RecordError, UsageError
 from anomaly.handlers.review import SPOT_CHECK, UNSURE, Desk, Part, ReviewHandlers
 from anomaly.handlers.session import Notice, Session
 from anomaly.history import History
@@ -267,3 +267,39 @@ def test_a_phone_shows_both_tabs_without_scrolling_sideways(page):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         box = page.locator(wanted).bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+
+
+def test_a_type_that_is_said_is_an_example_from_then_on_until_it_is_taken_back(handlers, history, desk):
+    labelled, photo = handlers.site.inspector.labelled, history.get(5).photo.name
+    part = handlers.lay_out(ANNA, desk)
+    assert (part.type, labelled) == ("", {})
+    part = handlers.say(ANNA, desk, 5, "defect", "dent")
+    assert labelled == {f"record/{photo}": "dent"}
+    assert part.type == "Looks like dent, 80% sure"  # of the next part, as the toy says
+    assert 'class="kind">Looks like dent, 80% sure' in review.card(part, desk)
+    part = handlers.undo(ANNA, desk)
+    assert labelled == {} and part.note == "Part 5: taken back."
+    handlers.say(ANNA, desk, 5, "defect", "dent")
+    handlers.undo(ANNA, desk)
+    handlers.say(ANNA, desk, 5, "ok")
+    assert labelled == {}
+
+
+def test_taught_types_are_offered_before_those_that_people_named(handlers, history, desk):
+    handlers.site.inspector.labelled = {"validation/broken_thread/0.png": "broken_thread"}
+    history.review(1, said="defect", user="ben", defect_type="crack")
+    part = handlers.lay_out(ANNA, desk)
+    assert part.types == ("broken_thread", "crack")
+    shown = review.card(part, desk)
+    assert "<kbd>1</kbd>broken thread</button>" in shown and 'data-type="broken_thread"' in shown
+
+
+def test_a_word_stays_when_its_example_cannot_be_kept(handlers, history, desk, monkeypatch):
+    def full(*_):
+        raise CannotSave("The examples cannot be written", "Check the disk")
+
+    monkeypatch.setattr(handlers.site.inspector, "label", full)
+    handlers.lay_out(ANNA, desk)
+    part = handlers.say(ANNA, desk, 5, "defect", "dent")
+    assert history.get(5).defect_type == "dent"
+    assert "Defects like it will not be recognised. The examples cannot be written. Check the disk." in part.note

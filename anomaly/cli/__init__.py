@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from anomaly.cli import judge, learn, limits, serve
+from anomaly.cli import classes, judge, learn, limits, serve
 from anomaly.errors import AnomalyError
 
 VERBS = {  # in the order of --help
@@ -18,11 +18,13 @@ VERBS = {  # in the order of --help
     "check": learn.check,
     "refit": learn.refit,
     "versions": learn.list_versions,
+    "types": learn.types,
     "calibrate": limits.calibrate,
     "tune": limits.tune,
     "thresholds": limits.list_thresholds,
     "evaluate": learn.evaluate,
     "inspect": judge.inspect,
+    "classify": classes.classify,
     "list": serve.list_runs,
     "bench": serve.bench,
     "pretrain": learn.pretrain,

@@ -137,6 +137,8 @@ def _line(row: dict) -> str:
         f"{row['verdict']:8} {row['path']}: score {row['score']:.4g}, {row['level']:.2f} of the limit, "
         f"{len(row['regions'])} region(s), {row['milliseconds']:.0f} ms"
     )
+    if row["defect_type"]:
+        facts += f", defect type {row['defect_type']} ({100 * row['defect_confidence']:.0f}% sure)"
     return ". ".join((facts, *row["capture"]))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomaly.cli.options import BOOK, RUNS, Active, Book, Category, Data, FiguresFile, Progress, Runs, active
-from anomaly.errors import DatasetError, UnknownName
+from anomaly.errors import DatasetError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from anomaly.training import Outcome
@@ -162,6 +162,47 @@ def refit(
             + (f"; {side.caught} of {side.n_defect} known defects caught" if side.n_defect else "")
         )
     print(f"Make it active: python -m anomaly versions --category {category} --activate {made.stamp}")
+
+
+def types(
+    category: Category,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="folder with known defects of the product as validation/<type>")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option("--record", help="inspection record: adds the parts whose type a person named")
+    ] = None,
+    detector: Active = None,
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """Types of defects of a trained product: learns them from known defects or from the record, and lists them."""
+    from anomaly import training
+    from anomaly.handlers.teach import recorded
+    from anomaly.history import History
+    from anomaly.inspection import Inspector
+    from anomaly.runs import types as labelled
+
+    if data:
+        judge = detector or active(category, runs, thresholds)
+        with Progress(f"{category} / {judge}") as progress:
+            training.learn_types(data, category, judge, root=runs, book=thresholds, progress=progress)
+    if record:
+        inspector = Inspector(runs=runs, thresholds=thresholds)
+        for one in recorded(History(record), category, "defect"):
+            if one.defect_type and one.regions:
+                inspector.label(category, one.photo, tuple(one.regions[0]["box"]), one.defect_type)
+    known = labelled(runs, category)
+    if not known.examples:
+        problem = f"No defect of '{category}' that {runs} knows was ever labelled"
+        raise UsageError(problem, "Give known defects by --data, or parts that people labelled by --record")
+    for kind, count in known.counts.items():
+        print(f"{count:4} {kind}")
+    if known.ready:
+        right, of = known.told_apart
+        print(f"{right} of {of} regions get their own type from the others")
+    else:
+        print("Types are named once there are two with two regions each", file=sys.stderr)
 
 
 def list_versions(

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from anomaly.errors import BrokenRun, NotFitted, TooFewImages, UsageError
 from anomaly.images import Box, checked_region, crop, resize_map, stretch, within
+from anomaly.images import cut as cut  # for mahalanobis
+from anomaly.images import positions as positions
+from anomaly.images import surroundings as surroundings
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing only from Python 3.11 on
@@ -408,33 +411,6 @@ def deviations(raw: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
     Strictly increasing, so it changes no ranking; close to the z-score itself from 3 on.
     """
     return torch.nn.functional.softplus((raw - centre) / spread)
-
-
-def cut(image: Image, centre: tuple[float, float], extent: tuple[float, float]) -> Image:
-    """The part of an image around a centre, moved inwards where it would stick out.
-
-    Args:
-        centre, extent: (down, across) in shares of the image, 0..1.
-    """
-    spans = []
-    for side, middle, share in zip(image.shape, centre, extent):
-        length = max(1, min(side, round(share * side)))
-        start = min(max(0, round(middle * side - length / 2)), side - length)
-        spans.append(slice(start, start + length))
-    return image[spans[0], spans[1]]
-
-
-def positions(inside: np.ndarray, shape: Sequence[int]) -> tuple[slice, slice]:
-    """Rows and columns of a (h, w) grid in a place given in shares of it, one of each at least."""
-    top, bottom, left, right = (inside * np.repeat(shape, 2)).astype(int).tolist()
-    return slice(top, max(bottom, top + 1)), slice(left, max(right, left + 1))
-
-
-def surroundings(inside: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Centre and extent to cut a place with its surroundings: half as much again, an eighth of the image at least."""
-    top, bottom, left, right = inside
-    extent = tuple(min(1.0, max(1.5 * length, 1 / 8)) for length in (bottom - top, right - left))
-    return ((top + bottom) / 2, (left + right) / 2), extent
 
 
 def _checked(image: object) -> Image:

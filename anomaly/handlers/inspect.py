@@ -11,6 +11,7 @@ import numpy as np
 
 from anomaly import render, report
 from anomaly.accounts import OPERATOR
+from anomaly.defects import UNKNOWN, Named, spoken
 from anomaly.errors import AnomalyError, RecordError, UsageError, WrongProduct
 from anomaly.gate import Seen
 from anomaly.handlers.session import Notice, Session, Site, refusal, sentence
@@ -99,6 +100,7 @@ class Report:
     regions: tuple[Region, ...]
     note: str
     doubt: str
+    type: str  # what the defect looks like and how sure that is, or ""
     unchecked: str  # that nobody knows whether the photo shows the product, or ""
     capture: tuple[str, ...]
     unrecorded: str  # why the inspection is not on record, although it should be
@@ -279,6 +281,7 @@ def _report(title: str, stored: Inspection, percent: float = STORED, unrecorded:
         ),
         note=_note(now),
         doubt=doubt(now.percentile),
+        type=looks_like(now.named),
         unchecked=UNCHECKED if now.product is None else "",
         capture=now.capture,
         unrecorded=unrecorded,
@@ -308,6 +311,16 @@ def doubt(standing: Standing) -> str:
     """One plain sentence on how sure the held-out parts make it that this one is unusual."""
     low, high = math.floor(100 * standing.low), math.ceil(100 * standing.high)
     return f"Higher than {standing.below} of {standing.n} good parts (95% interval {low}-{high}%)"
+
+
+def looks_like(named: Named | None) -> str:
+    """One plain sentence on the type of a defect, "" where nothing is known of types."""
+    if named is None:
+        return ""
+    percent = round(100 * named.confidence)
+    if named.kind == UNKNOWN:
+        return f"Defect of an unknown type, {percent}% sure"
+    return f"Looks like {spoken(named.kind)}, {percent}% sure"
 
 
 def _example(path: Path) -> Example | None:

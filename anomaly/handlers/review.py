@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from dataclasses import dataclass, field
 
@@ -9,11 +10,14 @@ import numpy as np
 
 from anomaly import render
 from anomaly.accounts import OPERATOR
-from anomaly.errors import ImageError, RecordError, UsageError
-from anomaly.handlers.session import Notice, Session, Site
+from anomaly.errors import AnomalyError, ImageError, RecordError, UsageError
+from anomaly.handlers.inspect import looks_like
+from anomaly.handlers.session import Notice, Session, Site, sentence
 from anomaly.history import SAID, Entry, History
 from anomaly.images import decode_image, read_image, stretch
 from anomaly.monitor import Agreement
+
+log = logging.getLogger(__name__)
 
 WAITING, UNSURE, SPOT_CHECK = "waiting", "unsure", "spot check"
 # Queue: verdicts of the machine, words of a person. Escapes are known only from a spot check of what was passed.
@@ -51,7 +55,8 @@ class Part:
     Attributes:
         photo: (h, w, 3) uint8 RGB, plain; marked: the same with outlined defects.
         note: one plain sentence on what just happened, or "".
-        types: of defects that people have named for this product, in the order in which they first did.
+        types: of defects that the product was taught, then others that people have named, as they first did.
+        type: what the defect looks like and how sure that is, or "".
     """
 
     entry: Entry
@@ -61,6 +66,7 @@ class Part:
     photo: np.ndarray
     marked: np.ndarray
     types: tuple[str, ...]
+    type: str
     note: str
 
 
@@ -100,7 +106,7 @@ class ReviewHandlers:
         desk.said.append(number)
         self._forward(desk)
         words = f"defect, {defect_type.strip()}" if said == "defect" and defect_type.strip() else said
-        return self._show(desk, f"Part {number}: {words}.")
+        return self._show(desk, " ".join(filter(None, (f"Part {number}: {words}.", self._learn(number)))))
 
     def move(self, session: Session, desk: Desk, step: int) -> Part | Notice:
         """Look at the part before (-1) or after (1) without a word."""
@@ -115,9 +121,10 @@ class ReviewHandlers:
             return self._show(desk, "There is nothing to undo.")
         number = desk.said.pop()
         history.withdraw(number, user=session.person.name)
+        lost = self._learn(number)
         if number in desk.order:
             desk.at = desk.order.index(number)
-        return self._show(desk, f"Part {number}: taken back.")
+        return self._show(desk, " ".join(filter(None, (f"Part {number}: taken back.", lost))))
 
     def agreement(self, session: Session, category: str | None = None) -> Agreement:
         return Agreement.of(self._allowed(session).counts(category=category, judged=True))
@@ -145,6 +152,31 @@ class ReviewHandlers:
                 return
         desk.at = len(desk.order)
 
+    def _learn(self, number: int) -> str:
+        """From the next part on, defects like this one have the type that was said of it; gives why not."""
+        entry = self._entry(number)
+        if entry is None or not entry.regions:
+            return ""
+        box = tuple(entry.regions[0]["box"])
+        try:
+            self.site.inspector.label(entry.category, entry.photo, box, entry.defect_type)
+        except AnomalyError as error:
+            log.warning("part %d is no example of its type: %s", number, error)
+            return f"Defects like it will not be recognised. {sentence(error, entry.photo)}"
+        return ""
+
+    def _types(self, entry: Entry) -> tuple[str, ...]:
+        taught = self.site.inspector.types(entry.category).taught
+        return tuple(dict.fromkeys((*taught, *self.site.history.defect_types(entry.category))))[:MOST_TYPES]
+
+    def _looks_like(self, entry: Entry) -> str:
+        if entry.verdict == "OK" or not entry.regions:
+            return ""
+        try:
+            return looks_like(self.site.inspector.name(entry.category, entry.photo, tuple(entry.regions[0]["box"])))
+        except ImageError:  # said below the picture
+            return ""
+
     def _entry(self, number: int) -> Entry | None:
         try:
             return self.site.history.get(number)
@@ -168,7 +200,8 @@ class ReviewHandlers:
             total=len(desk.order),
             photo=photo,
             marked=marked,
-            types=tuple(self.site.history.defect_types(entry.category)[:MOST_TYPES]),
+            types=self._types(entry),
+            type=self._looks_like(entry),
             note=" ".join(filter(None, (note, lost))),
         )
 

@@ -15,7 +15,7 @@ from anomaly.images import encode_jpeg, shrink, write_image
 from anomaly.inspection import Inspection
 from anomaly.monitor import REFUSED
 
-COLUMNS = ("category", "score", "threshold", "prediction", "visualization path", "file", "capture")
+COLUMNS = ("category", "score", "threshold", "prediction", "visualization path", "file", "capture", "defect type")
 ERROR = "ERROR"  # in place of a verdict, where a photo could not be judged
 VERDICTS = ("ANOMALY", "REVIEW", "OK", REFUSED, ERROR)
 THUMBNAIL = 320  # longest side in pixels
@@ -89,7 +89,7 @@ def thumbnail(inspection: Inspection) -> bytes:
 def unjudged(name: str, category: str | None, detector: str | None, error: AnomalyError | str) -> dict:
     """The row of a photo that could not be judged, with the keys of `Inspection.to_json`."""
     numbers = ("score", "threshold", "review_threshold", "level", "percentile", "milliseconds")
-    nothing = dict.fromkeys((*numbers, "verdict", "defect_type", "product"))
+    nothing = dict.fromkeys((*numbers, "verdict", "defect_type", "defect_confidence", "product"))
     known = {"path": name, "category": category, "detector": detector, "error": str(error)}
     return nothing | known | {"regions": [], "capture": []}
 
@@ -131,8 +131,8 @@ def write_summary(rows: Iterable[dict], path: Path) -> None:
         for row in rows:
             prediction = row["verdict"] or ERROR
             place = (row.get("visualization", ""), no_formula(row["path"]))
-            said = "; ".join(row["capture"])
-            writer.writerow((row["category"], row["score"], row["threshold"], prediction, *place, said))
+            said = ("; ".join(row["capture"]), row["defect_type"] or "")
+            writer.writerow((row["category"], row["score"], row["threshold"], prediction, *place, *said))
 
 
 def no_formula(name: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from anomaly.defects import spoken
 from anomaly.errors import AnomalyError
 from anomaly.monitor import REFUSED
 from anomaly.report import ERROR, VERDICTS, Results
@@ -72,6 +73,7 @@ def content(results: Results, *, book: Path, by: str) -> list[Block]:
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     blocks: list[Block] = [Text(f"Made {made} by {by}."), _counts(results)]
     scores: dict[tuple, list[float]] = {}
+    types: dict[tuple, Counter[str]] = {}
     objections: Counter[str] = Counter()
     errors, objected = [], []
     for row in results.rows():
@@ -80,11 +82,12 @@ def content(results: Results, *, book: Path, by: str) -> list[Block]:
             continue
         judge = (row["category"], row["detector"], row["threshold"], row["review_threshold"])
         scores.setdefault(judge, []).append(row["score"])
+        types.setdefault(judge, Counter()).update(filter(None, [row["defect_type"]]))
         objections.update(row["capture"])
         if row["capture"]:
             objected.append((row["path"], "; ".join(row["capture"])))
     for judge, found in scores.items():
-        blocks += _judged(judge, np.array(found), results.weights[judge], book)
+        blocks += _judged(judge, np.array(found), types[judge], results.weights[judge], book)
     blocks += _worst(results)
     if objected:
         told = "; ".join(f"{said} ({count:,})" for said, count in objections.most_common())
@@ -105,7 +108,9 @@ def _counts(results: Results) -> Table:
     return Table(("Verdict", "Photos", "Share", "Meaning"), rows, (0.14, 0.1, 0.34, 0.42))
 
 
-def _judged(judge: tuple[str, str, float, float], scores: np.ndarray, weights: str, book: Path) -> list[Block]:
+def _judged(
+    judge: tuple[str, str, float, float], scores: np.ndarray, types: Counter[str], weights: str, book: Path
+) -> list[Block]:
     """One product: what judged it, by whose limit, and where the scores lie."""
     category, detector, threshold, review = judge
     facts = [
@@ -113,6 +118,8 @@ def _judged(judge: tuple[str, str, float, float], scores: np.ndarray, weights: s
         ("Limits", f"ANOMALY from {threshold:.4g}, REVIEW from {review:.4g}"),
         *_signature(category, detector, weights, threshold, book),
     ]
+    if types:
+        facts.append(("Defects look like", ", ".join(f"{spoken(kind)} {n:,}" for kind, n in types.most_common())))
     return [
         Heading(f"{category.replace('_', ' ').capitalize()}: {len(scores):,} judged"),
         Table(("", ""), tuple(facts), (0.18, 0.82)),
@@ -161,7 +168,8 @@ def _worst(results: Results) -> list[Block]:
     worst = heapq.nlargest(WORST, judged, key=lambda one: one[:2])
     pictures = []
     for level, number, row in worst:
-        said = f"{row['verdict']}, {level:.2f} × the limit"
+        kind = f", {spoken(row['defect_type'])}" if row["defect_type"] else ""
+        said = f"{row['verdict']}, {level:.2f} × the limit{kind}"
         name = row["path"][-120:]  # its end tells parts apart
         pictures.append(Picture(results.thumbnail(number) or b"", f"{said} · {name}", f"{name}: {said}"))
     return [Heading("Highest scores"), Gallery(tuple(pictures), columns=4)] if pictures else []

@@ -86,12 +86,17 @@ def banner(report: Report) -> str:
     return (
         f'<section class="verdict {report.verdict.lower()}">{icon(report.verdict)}'
         f'<div class="word"><h2>{report.verdict}</h2>'
-        f'<p translate="no"><b>{escape(report.title)}</b> · {escape(report.name)}</p></div>'
+        f'<p translate="no"><b>{escape(report.title)}</b> · {escape(report.name)}</p>{kind(report.type)}</div>'
         f'<div class="reading"><p class="level"><b>{report.level:.2f}</b> × the limit</p>{meter(report.level, review)}'
         f"<p>score <b>{number(report.score)}</b> · limit <b>{number(report.threshold)}</b></p>"
         f'<p class="doubt">{escape(report.doubt)}</p></div>'
         f"{warning(report.capture)}{unrecorded(report)}{trial(report)}</section>"
     )
+
+
+def kind(said: str) -> str:
+    """What the defect looks like, where that is known."""
+    return f'<p class="kind">{escape(said)}</p>' if said else ""
 
 
 def meter(level: float, review: float) -> str:

@@ -5,6 +5,7 @@ from html import escape
 import gradio as gr
 
 from anomaly.accounts import OPERATOR
+from anomaly.defects import spoken
 from anomaly.errors import AnomalyError
 from anomaly.handlers.review import LONGEST_TYPE, SPOT_CHECK, UNSURE, WAITING, Desk, Part, ReviewHandlers
 from anomaly.handlers.session import Notice, Session, Site, refusal
@@ -121,7 +122,7 @@ def card(shown: Part | Notice, desk: Desk) -> str:
         f"</figure><div class='review-side'>"
         f'<p class="review-place"><b>{shown.place}</b> of {shown.total}</p>'
         f'<p class="review-verdict {entry.verdict.lower()}">{pieces.icon(entry.verdict)}<b>{entry.verdict}</b>'
-        f"<span>{entry.level:.2f} × the limit</span></p>"
+        f"<span>{entry.level:.2f} × the limit</span></p>{pieces.kind(shown.type)}"
         f"{f'<ul class=review-capture>{capture}</ul>' if capture else ''}"
         f"<dl><div><dt>score</dt><dd>{pieces.number(entry.score)}</dd></div>"
         f"<div><dt>limit</dt><dd>{pieces.number(entry.threshold)}</dd></div>"
@@ -164,7 +165,7 @@ def _answers(shown: Part) -> str:
         for said, look in (("ok", "ok"), ("defect", "anomaly"), ("unsure", "review"))
     )
     kinds = "".join(
-        _key("defect", str(place), kind, number=number, kind=kind) for place, kind in enumerate(shown.types, 1)
+        _key("defect", str(place), spoken(kind), number=number, kind=kind) for place, kind in enumerate(shown.types, 1)
     )
     if kinds:
         kinds = f'<div class="review-kinds" role="group" aria-label="A defect of which type?">{kinds}</div>'
