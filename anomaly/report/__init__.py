@@ -97,7 +97,7 @@ def unjudged(name: str, category: str | None, detector: str | None, error: Anoma
 def refused(name: str, detector: str | None, error: WrongProduct) -> dict:
     """The row of a photo that shows another product than the one asked for, or none that is known."""
     row = unjudged(name, error.product["expected"], detector, error)
-    return row | {"verdict": REFUSED, "product": error.product}
+    return row | {"verdict": REFUSED, "product": error.product, "capture": list(error.capture)}
 
 
 def write_visualization(inspection: Inspection, folder: Path) -> Path:
