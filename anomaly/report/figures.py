@@ -161,7 +161,7 @@ def reconstructions(views: Mapping[str, Sequence[View]], *, title: str) -> Figur
 
 def _pictures(rows: list[list[tuple[str, np.ndarray]]], heads: list[str], title: str) -> Figure:
     across = min(WIDTH / len(heads), 2.2)
-    figure = Figure(figsize=(across * len(heads), across * len(rows) + 0.5), dpi=80, layout="constrained")
+    figure = Figure(figsize=(across * len(heads), across * len(rows) + 0.5), dpi=72, layout="constrained")
     for line, plots in zip(rows, figure.subplots(len(rows), len(heads), squeeze=False)):
         for axes, (said, image) in zip(plots, line):
             axes.imshow(image)
