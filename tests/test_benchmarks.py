@@ -114,10 +114,10 @@ def test_fairness_counts_alarms_warnings_and_finds():
     assert found == {"n_good": 3, "alarms": 2, "unwarned": 1, "n_defect": 2, "found": 1, "image_auroc": 0.6667}
 
 
-def test_fairness_is_measured_for_every_product_and_detector(site, tmp_path, monkeypatch):
+def test_fairness_is_measured_for_every_product_and_detector(toy_data, tmp_path, monkeypatch):
     monkeypatch.setattr(fairness, "HERE", tmp_path)
     few = ["--limit", "2", "--learned", "8", "--minutes", "0.001"]
-    monkeypatch.setattr(sys, "argv", ["fairness.py", str(site.data), *few, "--detector", "unet"])
+    monkeypatch.setattr(sys, "argv", ["fairness.py", str(toy_data), *few, "--detector", "unet"])
     fairness.main()
     found = json.loads((tmp_path / "fairness.json").read_text())
     assert (found["limit"], found["learned"]) == (2, 8)
@@ -126,6 +126,6 @@ def test_fairness_is_measured_for_every_product_and_detector(site, tmp_path, mon
     assert {(rows[camera]["n_good"], rows[camera]["n_defect"]) for camera in fairness.CAMERAS} == {(2, 2)}
     page = (tmp_path / "fairness.md").read_text()
     assert f"| JPEG 60 | {50 * rows['JPEG 60']['alarms']:.1f}% [" in page and f"| `{CATEGORY}` |" in page
-    monkeypatch.setattr(sys, "argv", ["fairness.py", str(site.data), "--product", "nothing"])
+    monkeypatch.setattr(sys, "argv", ["fairness.py", str(toy_data), "--product", "nothing"])
     with pytest.raises(SystemExit, match="No product"):
         fairness.main()

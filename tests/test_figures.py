@@ -73,8 +73,8 @@ def test_reconstructions_are_of_those_that_make_one():
     assert [axes.get_xlabel() for axes in sheet.axes] == ["good part", "0.50 × limit", "0.50 × limit"]
 
 
-def test_counts_and_grays_are_those_of_the_folder(site, tmp_path):
-    (axes,) = photos.counts(site.data, [CATEGORY]).axes
+def test_counts_and_grays_are_those_of_the_folder(toy_data, tmp_path):
+    (axes,) = photos.counts(toy_data, [CATEGORY]).axes
     assert [bar.get_width() for bar in axes.patches] == [24, 8, 8]
     for kind, gray in (("train/good", 50), ("test/good", 50), ("test/hole", 200)):
         (tmp_path / "nut" / kind).mkdir(parents=True)
@@ -86,9 +86,9 @@ def test_counts_and_grays_are_those_of_the_folder(site, tmp_path):
     assert np.unique(axes.collections[0].get_offsets(), axis=0).tolist() == [[9, 6]]
 
 
-def test_the_mask_of_an_example_is_outlined(site):
-    shown = photos.examples(site.data, [CATEGORY]).axes
+def test_the_mask_of_an_example_is_outlined(toy_data):
+    shown = photos.examples(toy_data, [CATEGORY]).axes
     assert shown[0].get_title() == f"{CATEGORY}: good"
-    sample = next(one for one in photos.tested(site.data, CATEGORY) if one.label)
+    sample = next(one for one in photos.tested(toy_data, CATEGORY) if one.label)
     drawn, plain = shown[1].images[0].get_array(), read_image(sample.path)
     assert (drawn != plain).any() and (drawn == plain).mean() > 0.5
