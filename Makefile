@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint setup
+.PHONY: demo test lint notebooks setup
 
 demo: setup
 	$(BIN)/python app.py
@@ -15,6 +15,10 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Runs them from the top and keeps what they print and draw.
+notebooks: setup
+	cd notebooks && ../$(BIN)/jupyter execute --inplace *.ipynb
 
 setup: $(INSTALLED)
 

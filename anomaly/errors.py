@@ -43,11 +43,13 @@ class WrongProduct(AnomalyError):
 
     Args:
         product: what was seen instead, as under the key `product` of `python -m anomaly inspect --json`.
+        capture: how the photo was taken otherwise than the good ones, where that may be all there is to it.
     """
 
-    def __init__(self, problem: str, remedy: str, product: dict):
-        super().__init__(problem, remedy)
+    def __init__(self, problem: str, remedy: str, product: dict, capture: tuple[str, ...] = ()):
+        super().__init__(problem, ". ".join((*capture, remedy)))
         self.product = product
+        self.capture = capture
 
 
 class ArchiveError(AnomalyError):

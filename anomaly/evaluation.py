@@ -18,6 +18,18 @@ from anomaly.images import resize_map
 
 MAP_SIZE = 256  # pixel metrics compare maps and masks at this size, so that memory does not grow with the photos
 BATCH = 8
+# What pictures and tables show of `measure`, in this order; a radar takes those marked True.
+FIGURES = {
+    "image_auroc": ("image AUROC", True),
+    "image_ap": ("average precision", False),
+    "f1": ("F1", True),
+    "precision": ("precision", True),
+    "recall": ("recall", True),
+    "accuracy": ("accuracy", False),
+    "pixel_auroc": ("pixel AUROC", True),
+    "aupro": ("AUPRO", True),
+    "dice": ("Dice", False),
+}
 
 
 @dataclass(frozen=True)

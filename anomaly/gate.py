@@ -98,12 +98,17 @@ class Seen:
         """The key `product` of `python -m anomaly inspect --json`."""
         return {"expected": self.expected, "seen": self.seen, "known": self.known, "distance": self.distance}
 
-    def require(self) -> None:
-        """Raise WrongProduct unless the photo shows what was asked for, or any known product where nothing was."""
-        if self.refused:
-            raise self.refusal()
+    def require(self, capture: tuple[str, ...] = ()) -> None:
+        """Raise WrongProduct unless the photo shows what was asked for, or any known product where nothing was.
 
-    def refusal(self, titles: Mapping[str, str] | None = None) -> WrongProduct:
+        Args:
+            capture: how the photo was taken otherwise than the good ones of the product that was asked for. It is said
+                where that product is the nearest one: then the light may be all that is wrong.
+        """
+        if self.refused:
+            raise self.refusal(capture=capture if self.seen == self.expected else ())
+
+    def refusal(self, titles: Mapping[str, str] | None = None, capture: tuple[str, ...] = ()) -> WrongProduct:
         """What is said of a refused photo; `titles` of products are said in the place of their names."""
         seen, expected = ((titles or {}).get(name, name) for name in (self.seen, self.expected))
         if self.known:
@@ -112,7 +117,7 @@ class Seen:
         else:
             problem = f"This shows none of the known products; the nearest is {seen}"
             remedy = "Teach the product, or check what lies under the camera"
-        return WrongProduct(problem, remedy, self.to_json())
+        return WrongProduct(problem, remedy, self.to_json(), capture)
 
 
 def learn(photos: Sequence[np.ndarray], *, region: Box | None = None, progress: Progress | None = None) -> Product:

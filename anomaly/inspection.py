@@ -192,7 +192,8 @@ class Inspector:
         ready = None if category == AUTO else self._ready(category, detector)
         began = time.perf_counter()
         image = read_image(path)
-        product = self._seen(image, None if category == AUTO else category)
+        unlike = _objections(image, ready[1]) if ready else ()
+        product = self._seen(image, None if category == AUTO else category, unlike)
         model, run, point = ready or self._ready(product.seen, detector)
         with self._lock:  # one forward pass at a time: more would share the same cores and multiply memory
             result = model.score(image)
@@ -210,7 +211,7 @@ class Inspector:
             pixel_threshold=point.pixel,
             default_threshold=point.fail,
             verdict="",
-            capture=run.profile.objections(crop(image, run.region)) if run.profile else (),
+            capture=unlike if ready else _objections(image, run),
             product=product,
             percentile=standing(result.score, [entry["score"] for entry in run.calibration["good"]]),
             regions=(),
@@ -291,8 +292,11 @@ class Inspector:
             self._files[path] = (stamp, load(path))
         return self._files[path][1]
 
-    def _seen(self, image: np.ndarray, expected: str | None) -> gate.Seen | None:
+    def _seen(self, image: np.ndarray, expected: str | None, unlike: tuple[str, ...]) -> gate.Seen | None:
         """Which product a photo shows, None where it cannot be told whether it is the expected one.
+
+        Args:
+            unlike: how it was taken otherwise than the good photos of the expected product.
 
         Raises:
             WrongProduct: another product than the expected one, or none that is known.
@@ -306,7 +310,7 @@ class Inspector:
             return None
         with self._lock:
             seen = gate.look(image, products, expected=expected)
-        seen.require()
+        seen.require(unlike)
         return seen
 
     def _known(self, expected: str | None) -> dict[str, gate.Product]:
@@ -340,6 +344,11 @@ class Inspector:
             while len(self._loaded) > LOADED:
                 self._loaded.popitem(last=False)
             return self._loaded[key][1], run, point
+
+
+def _objections(image: np.ndarray, run: runs.Run) -> tuple[str, ...]:
+    """How a photo was taken otherwise than the good ones of a run."""
+    return run.profile.objections(crop(image, run.region)) if run.profile else ()
 
 
 def _worst_place(inspection: Inspection) -> Box:

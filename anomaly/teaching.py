@@ -175,15 +175,22 @@ def sweep(root: Path) -> None:
 
 
 @contextmanager
-def _workshop(root: Path) -> Iterator[Path]:
-    """A hidden folder to train in, one at a time for all processes; it vanishes in the end with what is left in it."""
-    shop = root / WORKSHOP
+def one_at_a_time(root: Path) -> Iterator[None]:
+    """Train in a folder of runs while no other process does. Raises UsageError where one is at it."""
     with ExitStack() as stack:
         with runs.writing(root):
             root.mkdir(parents=True, exist_ok=True)
             held = stack.enter_context(runs.alone(root, wait=False))
         if not held:
             raise UsageError("Another training is running on this server", "Wait until it is done, or stop it")
+        yield
+
+
+@contextmanager
+def _workshop(root: Path) -> Iterator[Path]:
+    """A hidden folder to train in, one at a time for all processes; it vanishes in the end with what is left in it."""
+    shop = root / WORKSHOP
+    with one_at_a_time(root):
         try:
             shutil.rmtree(shop, ignore_errors=True)
             yield shop

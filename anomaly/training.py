@@ -41,10 +41,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Examination:
-    """Figures of a run on test images as `evaluation.measure` gives them; its ROC, None where all are of one kind."""
+    """A run on test images.
+
+    Attributes:
+        figures: as `evaluation.measure` gives them; curves: None where all images are of one kind.
+        samples: the test images.
+        pixel: limit of the map.
+    """
 
     figures: dict
     curves: metrics.Curves | None
+    run: runs.Run
+    samples: list[dataset.Sample]
+    pixel: float
 
 
 def train(
@@ -271,6 +280,9 @@ def evaluate(
     return Examination(
         evaluation.measure(judged, threshold=point.fail, pixel=point.pixel),
         metrics.curves(judged.labels, judged.scores) if both else None,
+        run,
+        samples,
+        point.pixel,
     )
 
 

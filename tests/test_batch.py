@@ -192,6 +192,7 @@ def test_photos_of_other_products_are_refused_counted_apart_and_recorded(inspect
     assert cards["200.png"].said.startswith("This looks like other_plate, not plate. Choose other_plate")
     assert cards["255.png"].said.startswith("This shows none of the known products; the nearest is other_plate")
     assert {card.level for card in cards.values()} == {None}
+    assert decode_image(cards["200.png"].thumbnail, name="what was refused").mean() == 200
     csv_file, *_, html, _ = made.downloads(ANNA, ticket)
     assert [row["prediction"] for row in csv.DictReader(csv_file.open())] == ["OK", "REFUSED", "REFUSED"]
     assert "shows another product than the one asked for" in unescape(html.read_text())

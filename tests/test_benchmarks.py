@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy
 import autoencoders
 import defect_types
+import fairness
 import systems
 import two_stage
 
@@ -186,3 +187,35 @@ def test_defect_types_are_measured_on_the_half_that_was_not_labelled(tmp_path):
     assert 0 <= found["right"] <= found["named"] <= 12 and found["strangers"] == 12
     text = defect_types.page({"wood_grain": found})
     assert f"({found['unknown']}/12)" in text and "| `wood_grain` | mask | 6 | 12 |" in text
+
+
+def test_each_camera_of_fairness_takes_another_photo():
+    photo = painted(3)[0]
+    taken = {name: camera(photo) for name, camera in fairness.CAMERAS.items()}
+    assert all(one.shape == photo.shape and one.dtype == np.uint8 for one in taken.values())
+    assert [name for name, one in taken.items() if (one == photo).all()] == ["as it was"]
+    left, right = (taken["light from one side"][:, half].mean() for half in (slice(32), slice(-32, None)))
+    assert right > 1.2 * left
+
+
+def test_fairness_counts_alarms_warnings_and_finds():
+    labels, scores = np.array([0, 0, 0, 1, 1]), np.array([1.0, 3.0, 4.0, 2.0, 5.0])
+    found = fairness.judged(labels, scores, scores >= 2.5, np.array([False, True, False, False, False]))
+    assert found == {"n_good": 3, "alarms": 2, "unwarned": 1, "n_defect": 2, "found": 1, "image_auroc": 0.6667}
+
+
+def test_fairness_is_measured_for_every_product_and_detector(toy_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(fairness, "HERE", tmp_path)
+    few = ["--limit", "2", "--learned", "8", "--minutes", "0.001"]
+    monkeypatch.setattr(sys, "argv", ["fairness.py", str(toy_data), *few, "--detector", "unet"])
+    fairness.main()
+    found = json.loads((tmp_path / "fairness.json").read_text())
+    assert (found["limit"], found["learned"]) == (2, 8)
+    rows = found["products"][CATEGORY]["unet"]
+    assert (rows["n_learned"], rows["n_limit"], rows["target"]) == (6, 2, pytest.approx(1 / 3))
+    assert {(rows[camera]["n_good"], rows[camera]["n_defect"]) for camera in fairness.CAMERAS} == {(2, 2)}
+    page = (tmp_path / "fairness.md").read_text()
+    assert f"| JPEG 60 | {50 * rows['JPEG 60']['alarms']:.1f}% [" in page and f"| `{CATEGORY}` |" in page
+    monkeypatch.setattr(sys, "argv", ["fairness.py", str(toy_data), "--product", "nothing"])
+    with pytest.raises(SystemExit, match="No product"):
+        fairness.main()

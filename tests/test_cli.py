@@ -15,7 +15,7 @@ import pytest
 from conftest import CATEGORY, JSON_KEYS, SMALL, plate
 from PIL import Image
 
-from anomaly import backbones, dataset, detectors, runs, synthetic, training
+from anomaly import backbones, dataset, detectors, runs, synthetic, teaching, training
 from anomaly.cli import app, main
 from anomaly.images import read_image, write_image
 from anomaly.inspection import Inspector
@@ -152,6 +152,13 @@ def test_train_takes_the_usual_detectors_where_none_is_named(toy_data, tmp_path,
     assert capsys.readouterr().out.count(": threshold ") == len(detectors.USUAL)
 
 
+def test_train_waits_for_no_other_training_and_spoils_none(toy_data, tmp_path, capsys):
+    with teaching.one_at_a_time(tmp_path / "runs"):
+        status = main(["train", "--data", str(toy_data), "--category", CATEGORY, "--runs", str(tmp_path / "runs")])
+    assert status == 2 and "Another training is running" in capsys.readouterr().err
+    assert not list((tmp_path / "runs").iterdir())
+
+
 def test_train_passes_minutes_and_backbone_on(toy_data, monkeypatch):
     """A backbone is an option of one detector and minutes of the other; both come from one command."""
     seen = {}
@@ -220,7 +227,10 @@ def test_the_model_of_one_product_judges_the_photos_of_another(trained, tmp_path
     (found,) = json.loads((tmp_path / "f.json").read_text())["nut"].items()
     assert found[0] == f"{CATEGORY}/{NAME}" and FIGURES <= found[1].keys()
     assert f"nut / {CATEGORY}/{NAME}: image AUROC" in capsys.readouterr().out
-    assert read_image(tmp_path / "roc" / "nut_roc.png").std() > 5  # something is drawn
+    drawn = {path.stem for path in (tmp_path / "roc").iterdir()}
+    whole = {"counts", "sizes", "grays", "examples", "bars", "radar"}
+    assert drawn == whole | {"nut_roc", "nut_heatmaps"}  # no loss curves and no reconstructions of this one
+    assert all(read_image(path).std() > 5 for path in (tmp_path / "roc").iterdir())  # something is drawn
     own = ("--data", trained.data, "--detector", NAME, "--json", tmp_path / "own.json")
     assert run("evaluate", *own, *trained.options) == 0
     report = json.loads((tmp_path / "own.json").read_text())[CATEGORY][NAME]  # the same photos under another name
@@ -233,7 +243,8 @@ def test_without_a_second_kind_of_photo_there_is_no_roc(trained, tmp_path, capsy
     options = ("--data", tmp_path / "data", "--detector", NAME, "--figures", tmp_path / "roc")
     assert run("evaluate", *options, *trained.options) == 0
     assert "one kind only, so there is no ROC" in capsys.readouterr().err
-    assert not (tmp_path / "roc").exists()
+    assert (tmp_path / "roc" / f"{CATEGORY}_heatmaps.png").exists()
+    assert not (tmp_path / "roc" / f"{CATEGORY}_roc.png").exists()
 
 
 # --- inspect

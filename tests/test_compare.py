@@ -92,8 +92,15 @@ def test_products_are_ranked_by_level_and_refusals_come_last(handlers, asked, in
     assert [side.product for side in ranked] == ["Other plate", "Gray plate", "Gray plate"]
     page = compare.ranking(asked, sides, total=2)
     assert "most like <b>Other plate</b>" in page
-    assert "This is no check of which product is in the photo" in page
+    assert "A product that the photo does not show judges nothing" in page
     assert page.index('<th scope="row">Other plate') < page.index('<th scope="row">Gray plate')
+
+
+def test_a_product_that_the_photo_does_not_show_is_named_by_its_title(handlers, asked):
+    asked.photo = write_plate(asked.photo.with_name("bright.png"), gray=200)
+    plate, other = handlers.all_products(asked)
+    assert (plate.heading, plate.refusal) == ("Another product", "This looks like Other plate, not Gray plate.")
+    assert other.reading and "<b>Another product</b>" in compare.ranking(asked, [plate, other], total=2)
 
 
 @pytest.mark.parametrize(

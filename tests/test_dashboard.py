@@ -13,7 +13,8 @@ from anomaly import runs
 from anomaly.accounts import OPERATOR, Person
 from anomaly.cli import main
 from anomaly.errors import Forbidden, RecordError, UsageError
-from anomaly.handlers.dashboard import METRICS, DashboardHandlers, _roc
+from anomaly.evaluation import FIGURES
+from anomaly.handlers.dashboard import DashboardHandlers, _roc
 from anomaly.handlers.session import Session, Site
 from anomaly.inspection import Inspector
 from anomaly.monitor import Share
@@ -118,7 +119,7 @@ def test_the_shipped_evaluation_is_shown_as_it_is_on_disk(shipped):
     assert len(found) == len([name for name, inner in runs.names(ROOT / "runs").items() if DETECTOR in inner])
     metrics = json.loads((ROOT / "runs" / PRODUCT / DETECTOR / "metrics.json").read_text())
     one = found["Leather"]
-    assert one.values == {name: metrics[name] for name in METRICS}
+    assert one.values == {name: metrics[name] for name in FIGURES}
     shown = dashboard.evaluation(found.values())
     assert f"{metrics['image_auroc']:.3f} ({one.interval[0]:.3f}-{one.interval[1]:.3f}, n = 60 good" in shown
     assert f"<b>{metrics['confusion']['fn']}</b> of {metrics['n_defect']}" in shown

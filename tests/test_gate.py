@@ -75,6 +75,17 @@ def test_a_photo_of_none_of_the_products_is_refused_with_and_without_a_name(prod
             seen.require()
 
 
+def test_the_light_is_named_where_the_nearest_product_is_the_one_that_was_asked_for():
+    dark = "Darker than any training photo: check the light"
+    with pytest.raises(WrongProduct, match=f"{dark}. Teach the product") as told:
+        gate.Seen("hex_nut", "hex_nut", False, 3.0).require((dark,))
+    assert told.value.capture == (dark,)
+    for seen in (gate.Seen("hex_nut", "leather", False, 3.0), gate.Seen("hex_nut", "leather", True, 0.3)):
+        with pytest.raises(WrongProduct) as told:
+            seen.require((dark,))
+        assert dark not in str(told.value) and told.value.capture == ()
+
+
 def test_one_product_is_enough_to_refuse_the_others(products):
     alone = {"leather": products["leather"]}
     assert not gate.look(photos("leather", 100, 1)[0], alone, expected="leather").refused

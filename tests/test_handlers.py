@@ -52,6 +52,8 @@ def test_choosing_a_product_offers_its_active_detector_and_examples(handlers, se
 def test_a_photo_of_another_product_is_refused_and_the_right_one_is_offered(handlers, session, tmp_path):
     said = inspect(handlers, session, write_plate(tmp_path / "part.png", gray=200))
     assert isinstance(said, Notice) and (said.kind, said.title) == ("refused", "Another product")
+    assert said.name == "part.png" and (said.photo == 200).all()
+    assert 'alt="Photo part.png"' in pieces.notice(said)
     assert said.text.startswith("This looks like Other plate, not Gray plate. Choose Other plate, or")
     assert (said.switch, session.shown, session.inspection) == ("Other plate", "other_plate", None)
     handlers.choose_product(session, session.shown)  # what the button does: the photo stays
@@ -61,7 +63,7 @@ def test_a_photo_of_another_product_is_refused_and_the_right_one_is_offered(hand
 def test_a_photo_of_no_product_offers_none(handlers, session, tmp_path):
     said = inspect(handlers, session, write_plate(tmp_path / "part.png", gray=255))
     assert said.text.startswith("This shows none of the known products; the nearest is Other plate.")
-    assert said.switch == ""
+    assert (said.title, said.switch) == ("Unknown product", "")
 
 
 def test_it_is_said_where_nobody_knows_what_the_photo_shows(handlers, session, inspector, tmp_path, monkeypatch):

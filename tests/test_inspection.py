@@ -266,6 +266,14 @@ def test_a_photo_of_no_known_product_is_refused(shared, leather):
     assert refused.value.product["known"] is False and refused.value.product["distance"] > 1
 
 
+def test_a_photo_that_is_too_dark_to_be_known_says_so(shared, site, tmp_path):
+    dark = tmp_path / "dark.png"
+    write_image(dark, (read_image(site.good_photo) * 0.05).astype(np.uint8))
+    with pytest.raises(WrongProduct, match="Darker than any training photo: check the light") as refused:
+        shared.inspect(dark, category=CATEGORY)
+    assert refused.value.capture[0].startswith("Darker")
+
+
 def test_a_photo_of_another_known_product_is_refused_by_its_name(two, leather):
     with pytest.raises(WrongProduct, match="looks like leather, not hex_nut"):
         inspector(two).inspect(leather, category=CATEGORY)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomaly.cli.options import BOOK, RUNS, Active, Book, Category, Data, FiguresFile, Progress, Runs, active
-from anomaly.errors import DatasetError, UnknownName, UsageError
+from anomaly.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from anomaly.training import Outcome
@@ -94,14 +94,14 @@ def train(
     thresholds: Book = BOOK,
 ) -> None:
     """Learn a product from good images, set its threshold on held-out ones, evaluate on test images if any."""
-    from anomaly import detectors, training
+    from anomaly import detectors, teaching, training
     from anomaly.images import checked_region
 
     box = checked_region(region.split(",")) if region else None
     wanted = {"backbone": backbone, "image_size": image_size, "epochs": epochs, "minutes": minutes}
     for name in detector or detectors.USUAL:
         model = detectors.create(name, seed=seed, **{k: v for k, v in wanted.items() if v is not None})
-        with Progress(f"{category} / {name}") as progress:
+        with teaching.one_at_a_time(runs), Progress(f"{category} / {name}") as progress:
             done = training.train(data, category, model, root=runs, book=thresholds, region=box, progress=progress)
         _print_outcome(done)
 
@@ -232,7 +232,7 @@ def evaluate(
         list[str] | None, typer.Option("--trained-on", help="product whose models judge; may be repeated")
     ] = None,
     json_file: FiguresFile = None,
-    figures: Annotated[Path | None, typer.Option("--figures", help="write ROC curves into this folder")] = None,
+    figures: Annotated[Path | None, typer.Option("--figures", help="draw photos and results into this folder")] = None,
     runs: Runs = RUNS,
     thresholds: Book = BOOK,
 ) -> None:
@@ -241,7 +241,7 @@ def evaluate(
     With --trained-on the models of other products judge, by their own limits: how far does what they learned carry?
     """
     from anomaly import dataset, training
-    from anomaly.report.roc import write_roc
+    from anomaly.report import plates
     from anomaly.runs import names
 
     trained = names(runs)
@@ -249,8 +249,8 @@ def evaluate(
     if not wanted:
         raise UnknownName(f"No category of {data} is trained in {runs}", "Train one with `python -m anomaly train`")
     report: dict = {}
+    found_of: dict = {}
     for name in wanted:
-        curves = {}
         for source in trained_on or (name,):
             for one in detector or trained.get(source, ("",)):
                 judge = f"{source}/{one}" if trained_on else one
@@ -259,12 +259,12 @@ def evaluate(
                         data, name, one, root=runs, book=thresholds, trained_on=source, progress=progress
                     )
                 report.setdefault(name, {})[judge] = found.figures
+                found_of.setdefault(name, {})[judge] = found
                 print(f"{name} / {judge}: {_in_words(found.figures)}")
-                if found.curves:
-                    curves[judge] = found.curves
-        if figures and curves:
-            write_roc(curves, figures / f"{name}_roc.png", title=f"Tested on {name}")
-        elif figures:
+    if figures:
+        with Progress("draw") as progress:
+            plates.draw(data, found_of, figures, progress=progress)
+        for name in (name for name, one in found_of.items() if not any(each.curves for each in one.values())):
             print(f"Warning: {name} has test images of one kind only, so there is no ROC to draw.", file=sys.stderr)
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -272,15 +272,9 @@ def evaluate(
 
 
 def _photos(paths: list[Path]) -> list[Path]:
-    from anomaly.images import list_images
+    from anomaly.handlers.photos import files
 
-    files = []
-    for path in paths:
-        found = list_images(path) if path.is_dir() else [path]
-        if not found:
-            raise DatasetError(f"{path} holds no images", "Name a folder that has photos directly in it")
-        files += found
-    return files
+    return [file for path in paths for file in files(path)]
 
 
 def _print_outcome(done: Outcome) -> None:

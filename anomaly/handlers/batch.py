@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly.accounts import OPERATOR, SUPERVISOR, Person
-from anomaly.errors import AnomalyError, DatasetError, Forbidden, UnknownName, UsageError
+from anomaly.errors import AnomalyError, DatasetError, Forbidden, UnknownName, UsageError, WrongProduct
 from anomaly.handlers.photos import BY_FOLDER, Photo, gather, judge, refused
 from anomaly.handlers.session import Session, Site
 from anomaly.inspection import AUTO, Inspection
@@ -128,7 +128,8 @@ class Batch:
             row, found = judge(site.inspector, photo, category, None, known=self._known, name=name)
         except AnomalyError as error:
             row, found = refused(error, photo, category, None, name=name), error
-        self.results.add(row, found if isinstance(found, Inspection) else None)
+        judged = found if isinstance(found, Inspection) else None
+        self.results.add(row, judged, wrong=photo.path if isinstance(found, WrongProduct) else None)
         try:
             site.record(photo.path, found, user=self.person.name)
         except AnomalyError as error:
@@ -145,7 +146,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Card:
-    """One photo of the result; `verdict` is one of `VERDICTS`, `thumbnail` a JPEG, None when it was not judged."""
+    """One photo of the result; `verdict` is one of `VERDICTS`, `thumbnail` a JPEG, None when it could not be read."""
 
     name: str
     category: str

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly import render
-from anomaly.errors import AnomalyError, UsageError
+from anomaly.errors import AnomalyError, UsageError, WrongProduct
 from anomaly.handlers.inspect import EXPIRED, doubt
 from anomaly.handlers.session import Notice, Session, Site, sentence
 from anomaly.images import shrink
@@ -68,13 +68,17 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Side:
-    """One detector of one product beside the others; `reading` is None where it refused, and `refusal` says why."""
+    """One detector of one product beside the others; `reading` is None where it refused.
+
+    `heading` is then what it is in two words, and `refusal` says why.
+    """
 
     product: str  # its title
     detector: str
     decides: bool  # the detector whose verdict counts for this product
     reading: Reading | None = None
     pictures: Pictures | None = None
+    heading: str = "Not inspected"
     refusal: str = ""
 
 
@@ -130,6 +134,9 @@ class CompareHandlers:
                     raise UsageError(EXPIRED, "Add the photo again")
                 found = self.inspector.inspect(photo, category=info.name, detector=detector)
                 side = Side(**known, reading=_reading(found), pictures=_pictures(found) if pictures else None)
+            except WrongProduct as error:
+                heading, said = self.site.misplaced(error)
+                side = Side(**known, heading=heading, refusal=f"{said.problem}.")
             except AnomalyError as error:
                 side = Side(**known, refusal=sentence(error, photo))
             except Exception:

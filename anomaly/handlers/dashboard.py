@@ -12,6 +12,7 @@ import numpy as np
 from anomaly import metrics, runs
 from anomaly.accounts import OPERATOR
 from anomaly.errors import AnomalyError, RecordError, ThresholdError, UsageError
+from anomaly.evaluation import FIGURES
 from anomaly.handlers.session import Session, Site
 from anomaly.history import History
 from anomaly.monitor import REFUSED, Count, Drift, Figures, Share, drift
@@ -19,18 +20,6 @@ from anomaly.runs import Run
 from anomaly.thresholds import Thresholds
 
 PERIODS = (7, 30, 90)  # days
-# Figures of metrics.json in the order of the heatmap; the radar takes those marked True.
-METRICS = {
-    "image_auroc": ("image AUROC", True),
-    "image_ap": ("average precision", False),
-    "f1": ("F1", True),
-    "precision": ("precision", True),
-    "recall": ("recall", True),
-    "accuracy": ("accuracy", False),
-    "pixel_auroc": ("pixel AUROC", True),
-    "aupro": ("AUPRO", True),
-    "dice": ("Dice", False),
-}
 
 
 @dataclass(frozen=True)
@@ -69,7 +58,7 @@ class Evaluated:
     """The figures of metrics.json of one run.
 
     Attributes:
-        values: {name in METRICS: value, None where the test images did not allow it}.
+        values: {name in FIGURES: value, None where the test images did not allow it}.
         roc: (false alarm rates, hit rates) of the scores in calibration.json, or None where no defects are among them.
     """
 
@@ -170,7 +159,7 @@ def _evaluated(title: str, run: Run) -> Evaluated:
     interval = (figures.get("intervals") or {}).get("image_auroc")
     return Evaluated(
         title=title,
-        values={name: figures.get(name) for name in METRICS},
+        values={name: figures.get(name) for name in FIGURES},
         interval=tuple(interval) if interval else None,
         confusion=figures["confusion"],
         n_good=figures["n_good"],

@@ -13,10 +13,9 @@ from anomaly import render, report
 from anomaly.accounts import OPERATOR
 from anomaly.defects import UNKNOWN, Named, spoken
 from anomaly.errors import AnomalyError, RecordError, UsageError, WrongProduct
-from anomaly.gate import Seen
 from anomaly.handlers.session import Notice, Session, Site, refusal, sentence
 from anomaly.images import read_image, shrink
-from anomaly.inspection import Inspection, redecide
+from anomaly.inspection import PREVIEW, Inspection, redecide
 from anomaly.thresholds import Standing
 
 log = logging.getLogger(__name__)
@@ -176,7 +175,7 @@ class InspectHandlers:
             said = _report(product.title, inspection, unrecorded=unrecorded)
         except WrongProduct as error:
             unrecorded = self._record(session, photo, error)
-            said, shown = self._wrong(error, unrecorded), error.product["seen"]
+            said, shown = self._wrong(photo, error, unrecorded), error.product["seen"]
         except AnomalyError as error:
             said = refusal(error, photo)
         except Exception:
@@ -188,11 +187,13 @@ class InspectHandlers:
         session.inspection, session.unrecorded, session.shown = inspection, unrecorded, shown
         return said
 
-    def _wrong(self, error: WrongProduct, unrecorded: str) -> Notice:
-        """What the photo shows instead, by the titles of the page."""
-        seen, titles = Seen(**error.product), {name: title for title, name in self.site.products()}
-        said = " ".join(filter(None, (str(seen.refusal(titles)), unrecorded)))
-        return Notice("refused", "Another product", said, switch=titles.get(seen.seen, "") if seen.known else "")
+    def _wrong(self, photo: Path, error: WrongProduct, unrecorded: str) -> Notice:
+        """What the photo shows instead, by the titles of the page, and the photo itself."""
+        title, said = self.site.misplaced(error)
+        seen = error.product["seen"] if error.product["known"] else None
+        better = next((title for title, name in self.site.products() if name == seen), "")
+        text = " ".join(filter(None, (str(said), unrecorded)))
+        return Notice("refused", title, text, better, shrink(read_image(photo), PREVIEW), photo.name)
 
     def _record(self, session: Session, photo: Path, found: Inspection | WrongProduct) -> str:
         """Keep the inspection; gives why that failed, since a verdict counts whether or not it was written down."""

@@ -44,7 +44,7 @@ def gather(paths: list[Path], scratch: Path, *, deep: bool = False) -> tuple[int
     sources = []
     for path in paths:
         packed = archives.is_archive(path)
-        sources.append((path, packed, archives.contents(path) if packed else _files(path, deep)))
+        sources.append((path, packed, archives.contents(path) if packed else files(path, deep=deep)))
     total = sum(len(inside) for _, _, inside in sources)
 
     def photos() -> Iterator[Photo]:
@@ -57,7 +57,12 @@ def gather(paths: list[Path], scratch: Path, *, deep: bool = False) -> tuple[int
     return total, photos()
 
 
-def _files(path: Path, deep: bool) -> list[Path]:
+def files(path: Path, *, deep: bool = False) -> list[Path]:
+    """A file itself, or the photos of a folder, with those of its folders if `deep`.
+
+    Raises:
+        DatasetError: a folder without images.
+    """
     if not path.is_dir():
         return [path]  # a file that is not there is told by its reader
     inside = [one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file()] if deep else []

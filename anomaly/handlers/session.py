@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from anomaly.accounts import Person
 from anomaly.errors import AnomalyError, UnknownName, UsageError, WrongProduct
+from anomaly.gate import Seen
 from anomaly.history import History
 from anomaly.inspection import AUTO, CategoryInfo, Inspection, Inspector
 
@@ -42,6 +45,11 @@ class Site:
         if name not in found:
             raise UnknownName(f"Category {name!r} does not exist", choices)
         return found[name]
+
+    def misplaced(self, error: WrongProduct) -> tuple[str, WrongProduct]:
+        """A heading for a photo that shows something else, and the refusal by the titles of the products."""
+        seen, titles = Seen(**error.product), {name: title for title, name in self.products()}
+        return "Another product" if seen.known else "Unknown product", seen.refusal(titles, error.capture)
 
     def require(self, name: str | None) -> None:
         """Raise as `category` does, unless the photo is to tell its product itself."""
@@ -86,12 +94,20 @@ class Session:
 
 @dataclass(frozen=True)
 class Notice:
-    """The page without a verdict: `kind` is "idle", "busy" or "refused"; `switch` is the title of a better product."""
+    """The page without a verdict.
+
+    Attributes:
+        kind: "idle", "busy" or "refused".
+        switch: the title of a better product.
+        photo: what was refused, (h, w, 3) uint8 RGB, so that a person sees what lies under the camera; name: its file.
+    """
 
     kind: str
     title: str
     text: str = ""
     switch: str = ""
+    photo: np.ndarray | None = None
+    name: str = ""
 
 
 def refusal(error: AnomalyError, path: Path | None = None, *, title: str = "Not inspected") -> Notice:

@@ -57,7 +57,7 @@ class TuneHandlers:
         """
         session.person.require(OPERATOR, "look at limits")
         book = Thresholds.load(self.site.thresholds)
-        detector = detector or book.active(category) or next(iter(runs.names(self.site.runs).get(category, ())), "")
+        detector = detector or runs.meant(self.site.runs, book, category)
         run = runs.open_run(self.site.runs, category, detector)
         stored, damage = book.find(category, detector), ""
         try:

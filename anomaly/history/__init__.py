@@ -159,7 +159,7 @@ class History:
             "threshold": 1.0,
             "review_threshold": 1.0,
             "verdict": REFUSED,
-            "capture": json.dumps([error.problem]),
+            "capture": json.dumps([error.problem, *error.capture]),
             "regions": "[]",
         }
         return self._write(facts, path, photo, np.zeros(photo.shape[:2], bool), user)

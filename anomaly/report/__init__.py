@@ -11,7 +11,7 @@ import numpy as np
 
 from anomaly import render
 from anomaly.errors import AnomalyError, WrongProduct
-from anomaly.images import encode_jpeg, shrink, write_image
+from anomaly.images import encode_jpeg, read_image, shrink, write_image
 from anomaly.inspection import Inspection
 from anomaly.monitor import REFUSED
 
@@ -45,8 +45,11 @@ class Results:
     def __len__(self) -> int:
         return sum(self.counts.values())
 
-    def add(self, row: dict, inspection: Inspection | None) -> None:
+    def add(self, row: dict, inspection: Inspection | None, *, wrong: Path | None = None) -> None:
         """Keep one row of `Inspection.to_json` or `unjudged`, and of a judged photo the thumbnail.
+
+        Args:
+            wrong: the file of a photo that was refused for what it shows, so that a person sees that.
 
         Raises:
             OSError: the disk is full. What was added before stays readable.
@@ -55,6 +58,8 @@ class Results:
             self._picture(len(self)).write_bytes(thumbnail(inspection))
             judge = (row["category"], row["detector"], row["threshold"], row["review_threshold"])
             self.weights[judge] = inspection.weights_sha256
+        elif wrong is not None:
+            self._picture(len(self)).write_bytes(encode_jpeg(shrink(read_image(wrong), THUMBNAIL), quality=80))
         line = json.dumps(row).encode() + b"\n"
         with self.lines.open("r+b") as stream:  # over what a write that failed may have left
             stream.seek(self._end)
@@ -71,7 +76,7 @@ class Results:
                 yield json.loads(stream.readline())
 
     def thumbnail(self, number: int) -> bytes | None:
-        """JPEG of row `number`, longest side 320 pixels, with the outlined defects; None of one that was not judged."""
+        """JPEG of row `number`, longest side 320 pixels, with outlined defects; None where nothing could be read."""
         try:
             return self._picture(number).read_bytes()
         except FileNotFoundError:
@@ -97,7 +102,7 @@ def unjudged(name: str, category: str | None, detector: str | None, error: Anoma
 def refused(name: str, detector: str | None, error: WrongProduct) -> dict:
     """The row of a photo that shows another product than the one asked for, or none that is known."""
     row = unjudged(name, error.product["expected"], detector, error)
-    return row | {"verdict": REFUSED, "product": error.product}
+    return row | {"verdict": REFUSED, "product": error.product, "capture": list(error.capture)}
 
 
 def write_visualization(inspection: Inspection, folder: Path) -> Path:

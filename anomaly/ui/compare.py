@@ -130,7 +130,7 @@ def column(asked: Comparison, side: Side) -> str:
     """One detector: verdict, the shared scales, and the photo under its pictures."""
     decides = '<span class="decides">decides</span>' if side.decides else ""
     if side.reading is None:
-        head = f"<header>{pieces.icon('refused')}<h3>Not inspected</h3>{_name(side.detector)}{decides}</header>"
+        head = f"<header>{pieces.icon('refused')}<h3>{side.heading}</h3>{_name(side.detector)}{decides}</header>"
         return f'<article class="side refused">{head}<p class="why-not">{escape(side.refusal)}</p></article>'
     reading, kind = side.reading, side.reading.verdict.lower()
     return (
@@ -207,8 +207,8 @@ def ranking(asked: Comparison, sides: list[Side], total: int) -> str:
         '<table><thead><tr><th scope="col">Product</th><th scope="col">Verdict</th><th scope="col">Score ÷ limit'
         f'<div class="ticks" aria-hidden="true">{ticks}</div></th></tr></thead>'
         f"<tbody>{''.join(map(row, ranked))}</tbody></table>"
-        '<p class="small">This is no check of which product is in the photo: a level says how far the photo is from '
-        "the good parts of one product, and a defective part may be nearer to those of another.</p></section>"
+        '<p class="small">A level says how far the photo is from the good parts of one product. A product that the '
+        "photo does not show judges nothing and has none.</p></section>"
     )
 
 
@@ -216,7 +216,7 @@ def row(side: Side) -> str:
     detector = f'<span class="small" translate="no">{escape(side.detector)}</span>'
     name = f'<th scope="row">{escape(side.product)}{detector}</th>'
     if side.reading is None:
-        return f"<tr>{name}<td>{pieces.icon('refused')}<b>Not inspected</b></td><td>{escape(side.refusal)}</td></tr>"
+        return f"<tr>{name}<td>{pieces.icon('refused')}<b>{side.heading}</b></td><td>{escape(side.refusal)}</td></tr>"
     found = side.reading
     unlike = '<p class="small">Photo unlike the training photos</p>' if found.capture else ""
     return (

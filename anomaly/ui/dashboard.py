@@ -8,7 +8,8 @@ import numpy as np
 
 from anomaly.accounts import OPERATOR
 from anomaly.errors import AnomalyError
-from anomaly.handlers.dashboard import METRICS, PERIODS, DashboardHandlers, Evaluated, Overview, ScoreDrift
+from anomaly.evaluation import FIGURES
+from anomaly.handlers.dashboard import PERIODS, DashboardHandlers, Evaluated, Overview, ScoreDrift
 from anomaly.handlers.session import Session, Site, refusal
 from anomaly.monitor import Figures, Share
 from anomaly.ui import charts, pieces
@@ -209,7 +210,7 @@ def _aurocs(rows: list[Evaluated]) -> str:
 
 
 def _heatmap(rows: list[Evaluated]) -> str:
-    head = "".join(f'<th scope="col">{name}</th>' for name, _ in METRICS.values())
+    head = "".join(f'<th scope="col">{name}</th>' for name, _ in FIGURES.values())
     body = "".join(
         f'<tr><th scope="row">{escape(one.title)}</th>'
         + "".join(charts.heat_cell(value) for value in one.values.values())
@@ -249,7 +250,7 @@ def _confusions(rows: list[Evaluated]) -> str:
 
 def _radars(rows: list[Evaluated]) -> str:
     drawn = "".join(
-        charts.radar([(name, one.values[key]) for key, (name, shown) in METRICS.items() if shown], one.title)
+        charts.radar([(name, one.values[key]) for key, (name, shown) in FIGURES.items() if shown], one.title)
         for one in rows
     )
     return f'<section class="figures"><h2>Profile of each product</h2><div class="radars">{drawn}</div></section>'

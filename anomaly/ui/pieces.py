@@ -61,9 +61,15 @@ def bar(label: str, done: int, total: int) -> str:
 
 
 def notice(said: Notice) -> str:
+    shown = ""
+    if said.photo is not None:
+        shown = (
+            f'<figure><img src="{picture(said.photo)}" alt="Photo {escape(said.name)}">'
+            f'<figcaption translate="no">{escape(said.name)}</figcaption></figure>'
+        )
     return (
         f'<section class="verdict {said.kind}">{icon(said.kind)}'
-        f'<div class="word"><h2>{escape(said.title)}</h2><p>{escape(said.text)}</p></div></section>'
+        f'<div class="word"><h2>{escape(said.title)}</h2><p>{escape(said.text)}</p></div>{shown}</section>'
     )
 
 

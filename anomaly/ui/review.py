@@ -128,7 +128,7 @@ def card(shown: Part | Notice, desk: Desk) -> str:
         f"<div><dt>limit</dt><dd>{pieces.number(entry.threshold)}</dd></div>"
         f"<div><dt>product</dt><dd>{escape(shown.title)}</dd></div><div><dt>file</dt><dd>{escape(entry.file)}</dd></div>"
         f"<div><dt>detector</dt><dd>{escape(entry.detector)}</dd></div>"
-        f"<div><dt>inspected</dt><dd>{pieces.moment(entry.at)} UTC, {escape(entry.user)}</dd></div></dl>"
+        f"<div><dt>inspected at</dt><dd>{pieces.moment(entry.at)} UTC, {escape(entry.user)}</dd></div></dl>"
         f"{_said(shown)}{_answers(shown)}"
         f'<div class="review-keys">{_walk(desk)}{_key("marks", "m", "Outlines on or off")}</div>'
         f'<p class="review-note" role="status">{escape(shown.note)}</p></div></article>'
