@@ -102,7 +102,7 @@ class Mahalanobis(Detector):
         blows = torch.cat([blow for blow, _, _ in hurt]) - vectors[kept[struck]]
         vectors = torch.cat((vectors, other))
         patches = torch.cat((patches, _drawn(lit.grids(slice(None)), patches.shape[1], generator)))
-        seen = _Seen(torch.cat((seen.fine, lit.fine)), torch.cat((seen.coarse, lit.coarse)))
+        seen = _Seen(torch.cat((seen.fine, lit.fine.half())), torch.cat((seen.coarse, lit.coarse.half())))
         origin, kept_origin = torch.cat((torch.arange(len(batches)), again)), torch.cat((kept, again))
         gaussian = _patch_gaussian(seen)
         changes = [
@@ -216,7 +216,7 @@ Gaussian = tuple[Tensor, Tensor]  # mean (C,) and whitening (K, C): |W (x - mean
 
 @dataclass(frozen=True)
 class _Seen:
-    """Patch features of N images as the backbone gives them, in half precision.
+    """Patch features of N images as the backbone gives them; many are kept in half precision.
 
     Attributes:
         fine: (N, C, h, w), of all stages but the last of PATCH_STAGES; coarse: (N, C', h', w'), of the last.
@@ -240,7 +240,7 @@ def _extract(backbone: str, batch: Tensor) -> tuple[Tensor, _Seen]:
     stages = backbones.load(backbone)(batch)
     first, second, last = (stages[i] for i in PATCH_STAGES)
     fine = torch.cat((F.adaptive_avg_pool2d(first, second.shape[2:]), second), 1)
-    return torch.cat([stages[i].mean((2, 3)) for i in POOLED_STAGES], 1), _Seen(fine.half(), last.half())
+    return torch.cat([stages[i].mean((2, 3)) for i in POOLED_STAGES], 1), _Seen(fine, last)
 
 
 def _evenly(total: int, most: int) -> Tensor:
@@ -263,8 +263,8 @@ def _features(
             here = kept[(kept >= done) & (kept < done + len(batch))] - done
             vectors.append(pooled)
             patches.append(_drawn(seen.grids(slice(None)), -(-DRAWN // len(batches)), generator))
-            fine.append(seen.fine[here])
-            coarse.append(seen.coarse[here])
+            fine.append(seen.fine[here].half())
+            coarse.append(seen.coarse[here].half())
             done += len(batch)
             progress("features", done, len(batches))
     return torch.cat(vectors), torch.cat(patches), _Seen(torch.cat(fine), torch.cat(coarse))
