@@ -138,8 +138,8 @@ def test_downloads_hold_every_photo(handlers, photos, tmp_path):
     with summary.open(newline="") as stream:
         header, *rows = csv.reader(stream)
     assert (summary.name, tuple(header)) == ("predict_summary.csv", COLUMNS)
-    assert rows[0] == ["plate", "20.0", "10.0", "ANOMALY", "", "bad.png", ""]
-    assert rows[3] == ["plate", "", "", "ERROR", "", "notes.png", ""]
+    assert rows[0] == ["plate", "20.0", "10.0", "ANOMALY", "", "bad.png", "", ""]
+    assert rows[3] == ["plate", "", "", "ERROR", "", "notes.png", "", ""]
     assert rows[4][5] == "./=1+1.png", "a spreadsheet must not take a name for a formula"
     found = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [list(one) for one in found[:1]] == [JSON_KEYS] and {frozenset(one) for one in found} == {
@@ -286,12 +286,12 @@ def test_a_record_that_fails_is_told_and_stops_nothing(inspector, photos, tmp_pa
 def test_a_full_disk_ends_the_batch_and_keeps_what_was_done(handlers, photos, monkeypatch):
     add = Results.add
 
-    def full(results, row, inspection):
+    def full(results, row, inspection, **more):
         if len(results) == 2:
             with results.lines.open("ab") as stream:
                 stream.write(b'{"half a li')
             raise OSError(errno.ENOSPC, "No space left on device")
-        add(results, row, inspection)
+        add(results, row, inspection, **more)
 
     monkeypatch.setattr(Results, "add", full)
     ticket = handlers.start(ANNA, "plate", photos)

@@ -62,7 +62,7 @@ def test_each_detector_names_its_paper(name):
 
 
 def test_unknown_detector_lists_the_known_ones():
-    with pytest.raises(UnknownName, match="no detector 'magic'.*mahalanobis, unet"):
+    with pytest.raises(UnknownName, match="no detector 'magic'.*mahalanobis, segdec, unet"):
         detectors.get("magic")
 
 

@@ -17,9 +17,6 @@ from torch import Tensor
 
 from anomaly.errors import BrokenRun, NotFitted, TooFewImages, UsageError
 from anomaly.images import Box, checked_region, crop, resize_map, stretch, within
-from anomaly.images import cut as cut  # for mahalanobis
-from anomaly.images import positions as positions
-from anomaly.images import surroundings as surroundings
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing only from Python 3.11 on

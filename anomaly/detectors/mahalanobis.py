@@ -41,13 +41,10 @@ from anomaly.detectors.base import (
     Explanation,
     Image,
     Progress,
-    cut,
     deviations,
     fold_slices,
-    positions,
-    surroundings,
 )
-from anomaly.images import decode_image, encode_jpeg, stretch
+from anomaly.images import cut, decode_image, encode_jpeg, positions, stretch, surroundings
 
 PATCH_STAGES = (0, 1, 2)  # strides 4, 8, 16, joined on the grid of the second: the third alone misses small defects
 POOLED_STAGES = (2, 3)  # strides 16, 32: pooled over the image, finer ones say little but the light

@@ -21,12 +21,9 @@ from anomaly.detectors.base import (
     Image,
     Preview,
     Progress,
-    cut,
     deviations,
-    positions,
-    surroundings,
 )
-from anomaly.images import stretch
+from anomaly.images import cut, positions, stretch, surroundings
 
 
 class Reconstruction(Detector):

@@ -32,12 +32,9 @@ from anomaly.detectors.base import (
     Explanation,
     Image,
     Progress,
-    cut,
     deviations,
-    positions,
-    surroundings,
 )
-from anomaly.images import stretch
+from anomaly.images import cut, positions, stretch, surroundings
 
 EPOCH = 40  # steps between two looks at the left-out images
 STRIDE = 8  # pixels of the model's frame to one of the map
