@@ -52,6 +52,13 @@ class Named:
     kind: str
     confidence: float
 
+    def __str__(self) -> str:
+        """One plain sentence."""
+        percent = round(100 * self.confidence)
+        if self.kind == UNKNOWN:
+            return f"Defect of an unknown type, {percent}% sure"
+        return f"Looks like {spoken(self.kind)}, {percent}% sure"
+
 
 def spoken(kind: str) -> str:
     """A type as people read it: folders are named broken_thread."""

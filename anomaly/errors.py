@@ -44,12 +44,17 @@ class WrongProduct(AnomalyError):
     Args:
         product: what was seen instead, as under the key `product` of `python -m anomaly inspect --json`.
         capture: how the photo was taken otherwise than the good ones, where that may be all there is to it.
+        attributes: words for what a photo of an unknown product shows.
     """
 
-    def __init__(self, problem: str, remedy: str, product: dict, capture: tuple[str, ...] = ()):
-        super().__init__(problem, ". ".join((*capture, remedy)))
+    def __init__(
+        self, problem: str, remedy: str, product: dict, capture: tuple[str, ...] = (), attributes: tuple[str, ...] = ()
+    ):
+        described = (f"It looks like this: {' · '.join(attributes)}",) if attributes else ()
+        super().__init__(problem, ". ".join((*described, *capture, remedy)))
         self.product = product
         self.capture = capture
+        self.attributes = attributes
 
 
 class ArchiveError(AnomalyError):

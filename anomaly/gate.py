@@ -41,6 +41,7 @@ RANK, FEWER = 32, 16  # directions at most, a third of the photos; of less than 
 STEPS = 127  # of a direction's largest value: directions are kept in bytes
 FOLDS = 10
 MARGIN, DOUBT = 1.25, 4  # times the limit, and more, by so many parts in the number of photos: few know too little
+OBJECTIONS = 2  # to how a photo was taken: one that is unlike in more ways shows something else
 CLEARLY = 0.5  # of the distance to the product that was asked for: another one at less is the one that is seen
 TINY = 1e-6
 SEED = 0
@@ -98,17 +99,24 @@ class Seen:
         """The key `product` of `python -m anomaly inspect --json`."""
         return {"expected": self.expected, "seen": self.seen, "known": self.known, "distance": self.distance}
 
-    def require(self, capture: tuple[str, ...] = ()) -> None:
+    def require(self, capture: tuple[str, ...] = (), attributes: tuple[str, ...] = ()) -> None:
         """Raise WrongProduct unless the photo shows what was asked for, or any known product where nothing was.
 
         Args:
             capture: how the photo was taken otherwise than the good ones of the product that was asked for. It is said
-                where that product is the nearest one: then the light may be all that is wrong.
+                where that product is the nearest one and little is unlike: then the light may be all that is wrong.
+            attributes: words for what the photo shows, said where it shows no known product.
         """
         if self.refused:
-            raise self.refusal(capture=capture if self.seen == self.expected else ())
+            near = self.seen == self.expected and len(capture) <= OBJECTIONS
+            raise self.refusal(capture=capture if near else (), attributes=attributes)
 
-    def refusal(self, titles: Mapping[str, str] | None = None, capture: tuple[str, ...] = ()) -> WrongProduct:
+    def refusal(
+        self,
+        titles: Mapping[str, str] | None = None,
+        capture: tuple[str, ...] = (),
+        attributes: tuple[str, ...] = (),
+    ) -> WrongProduct:
         """What is said of a refused photo; `titles` of products are said in the place of their names."""
         seen, expected = ((titles or {}).get(name, name) for name in (self.seen, self.expected))
         if self.known:
@@ -117,7 +125,7 @@ class Seen:
         else:
             problem = f"This shows none of the known products; the nearest is {seen}"
             remedy = "Teach the product, or check what lies under the camera"
-        return WrongProduct(problem, remedy, self.to_json(), capture)
+        return WrongProduct(problem, remedy, self.to_json(), capture, () if self.known else attributes)
 
 
 def learn(photos: Sequence[np.ndarray], *, region: Box | None = None, progress: Progress | None = None) -> Product:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from anomaly import defects, gate, render, runs
+from anomaly import attributes, defects, gate, render, runs
 from anomaly.detectors.base import MANIFEST, Detector, Explanation
 from anomaly.errors import BrokenRun, UnknownName, UsageError
 from anomaly.images import crop, read_image, resize_map, shrink, stretch
@@ -91,6 +91,24 @@ class Inspection:
         """The type of the defect; None of a part that is OK by the limit of this inspection."""
         return None if self.verdict == "OK" else self.defect
 
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """What the defect looks like, in words; none of a part that is OK."""
+        if self.verdict == "OK":
+            return ()
+        return attributes.flaw(self.preview, self.regions, scale=self.preview.shape[1] / self.width)
+
+    @property
+    def alarm(self) -> str:
+        """Type, place and looks of the strongest defect in one line; "" of a part that is OK."""
+        if self.verdict == "OK":
+            return ""
+        if not self.regions:
+            return "No region is over the limit"
+        x, y, width, height = self.regions[0].box
+        place = f"at x {x}, y {y}, {width} by {height} pixels"
+        return " · ".join(filter(None, (str(self.named or ""), place, *self.attributes)))
+
     def heat(self) -> np.ndarray:
         """(h, w, 3) uint8 RGB: the preview under its map, with the outlines of the defects."""
         return render.overlay(self.preview, self.map, self.pixel_threshold, pixel_threshold=self.pixel_threshold)
@@ -110,6 +128,8 @@ class Inspection:
             "regions": [region.to_json() for region in self.regions],
             "defect_type": named and named.kind,
             "defect_confidence": named and named.confidence,
+            "attributes": list(self.attributes),
+            "alarm": self.alarm,
             "product": self.product and self.product.to_json(),
             "capture": list(self.capture),
             "percentile": self.percentile.to_json(),
@@ -310,7 +330,7 @@ class Inspector:
             return None
         with self._lock:
             seen = gate.look(image, products, expected=expected)
-        seen.require(unlike)
+        seen.require(unlike, () if seen.known else attributes.ground(image))
         return seen
 
     def _known(self, expected: str | None) -> dict[str, gate.Product]:

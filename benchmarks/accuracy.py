@@ -17,6 +17,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -32,6 +33,7 @@ import systems  # noqa: E402
 from anomaly import dataset, detectors, evaluation, metrics, thresholds, training  # noqa: E402
 
 MEASURED = HERE / "measured"
+SHARED = 64  # good photos of each product, evenly chosen, that one model for all of them learns from: none drowns
 JUDGES = (  # what systems of others depend on
     "backbones",
     "dataset",
@@ -52,17 +54,22 @@ COLUMNS = {
     "fit_seconds": "Fit (s)",
     "ms_per_image": "ms / image",
     "peak_mb": "Peak (MB)",
+    "disk_mb": "Run (MB)",
 }
 
 
 def measure(data: Path, product: str, system: str, seed: int) -> dict:
-    """Fit on three quarters of the good photos, set the limit on the last quarter, judge the test photos."""
-    good = dataset.good_images(data, product)
-    split = dataset.split_good(good, held_out=training.HELD_OUT, seed=0)  # one split for all systems and seeds
+    """Fit on three quarters of the good photos, set the limit on the last quarter, judge the test photos.
+
+    The unified system is fitted on photos of every product of the folder. Which one a photo shows is for `gate` to say
+    (benchmarks/gate.py), and with it whose limit counts.
+    """
+    split = _split(data, product)
     samples = dataset.test_samples(data, product)
+    train = _shared(data) if system == systems.UNIFIED else split.train
     detector = systems.create(system, seed=seed)
     began = time.perf_counter()
-    detector.fit(dataset.LazyImages(split.train))
+    detector.fit(dataset.LazyImages(train))
     fitted = time.perf_counter() - began
     held_out = evaluation.judge(detector, [dataset.Sample(p, dataset.GOOD, None) for p in split.held_out])
     target = training.supported_target(len(held_out.scores))
@@ -78,9 +85,32 @@ def measure(data: Path, product: str, system: str, seed: int) -> dict:
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "n_good": figures["n_good"],
         "n_defect": figures["n_defect"],
-        "n_train": len(split.train),
+        "disk_mb": None if system in systems.OTHERS else _size(detector),
+        "n_train": len(train),
         "intervals": {name: figures["intervals"].get(name) for name in ("image_auroc", "image_ap", "accuracy")},
     }
+
+
+def _split(data: Path, product: str) -> dataset.Split:
+    """One for all systems and seeds."""
+    return dataset.split_good(dataset.good_images(data, product), held_out=training.HELD_OUT, seed=0)
+
+
+def _shared(data: Path) -> list[Path]:
+    """Good photos of every product that is tested."""
+    found = []
+    for product in dataset.categories(data):
+        if dataset.test_samples(data, product):
+            train = _split(data, product).train
+            found += [train[i] for i in np.linspace(0, len(train) - 1, min(SHARED, len(train))).round().astype(int)]
+    return found
+
+
+def _size(detector: detectors.Detector) -> float:
+    """MB of what is stored of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        detector.save(Path(folder) / "run")
+        return round(sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors")) / 1e6, 2)
 
 
 def measure_apart(data: Path, product: str, system: str, seed: int) -> dict:

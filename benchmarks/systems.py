@@ -124,6 +124,7 @@ class Patchcore(_Anomalib):
 
 
 ON_LITE2 = "mahalanobis_lite2"  # our scorer on the weights that anomalib's have: what is the scorer, what the backbone
+UNIFIED = "unified"  # our scorer, one model for all products of a folder, with a limit for each
 OTHERS = {system.name: system for system in (Patchcore, Padim, MeanImage, Brightness)}
 # Another seed, another model.
 RANDOM = {"cae", "dae", "fused", "segdec", "unet", "vae", "anomalib_padim", "anomalib_patchcore"}
@@ -131,11 +132,13 @@ RANDOM = {"cae", "dae", "fused", "segdec", "unet", "vae", "anomalib_padim", "ano
 
 def names() -> tuple[str, ...]:
     """Ours first, then the others."""
-    return (*detectors.names(), ON_LITE2, *OTHERS)
+    return (*detectors.names(), UNIFIED, ON_LITE2, *OTHERS)
 
 
 def create(name: str, *, seed: int) -> Detector:
     """A fresh detector of ours or of others. Raises UnknownName."""
+    if name == UNIFIED:
+        return detectors.create("mahalanobis", seed=seed)
     if name == ON_LITE2:
         return detectors.create("mahalanobis", seed=seed, backbone="efficientnet_lite2")
     return OTHERS[name](seed=seed) if name in OTHERS else detectors.create(name, seed=seed)

@@ -19,6 +19,8 @@ JSON_KEYS = [  # of one line of `inspect --json`: scripts outside rely on them
     "regions",
     "defect_type",
     "defect_confidence",
+    "attributes",
+    "alarm",
     "product",
     "capture",
     "percentile",

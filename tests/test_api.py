@@ -106,6 +106,7 @@ def test_auto_takes_the_product_that_the_photo_shows(served, tmp_path):
     bright = write_plate(tmp_path / "bright.png", gray=200)
     said = send(served.client, bright, category="auto").json()
     assert (said["category"], said["verdict"], said["product"]["expected"]) == ("other_plate", "OK", None)
+    assert (said["alarm"], said["attributes"]) == ("", [])
 
 
 def test_the_numbers_are_those_of_the_library(trained, tmp_path):

@@ -138,8 +138,9 @@ def test_downloads_hold_every_photo(handlers, photos, tmp_path):
     with summary.open(newline="") as stream:
         header, *rows = csv.reader(stream)
     assert (summary.name, tuple(header)) == ("predict_summary.csv", COLUMNS)
-    assert rows[0] == ["plate", "20.0", "10.0", "ANOMALY", "", "bad.png", "", ""]
-    assert rows[3] == ["plate", "", "", "ERROR", "", "notes.png", "", ""]
+    alarm = "at x 20, y 10, 10 by 5 pixels · darker · patch · small · one place"
+    assert rows[0] == ["plate", "20.0", "10.0", "ANOMALY", "", "bad.png", "", "", alarm]
+    assert rows[3] == ["plate", "", "", "ERROR", "", "notes.png", "", "", ""]
     assert rows[4][5] == "./=1+1.png", "a spreadsheet must not take a name for a formula"
     found = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [list(one) for one in found[:1]] == [JSON_KEYS] and {frozenset(one) for one in found} == {

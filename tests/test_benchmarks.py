@@ -46,6 +46,23 @@ def test_all_of_our_detectors_are_measured_and_the_others_too():
     assert {"unet", "cae", "vae", "dae", "fused"} <= systems.RANDOM <= set(systems.names())
 
 
+def test_one_model_for_all_products_learns_from_each_and_has_a_limit_for_each(site, tmp_path, monkeypatch):
+    for name in ("plate", "nut"):
+        shutil.copytree(site.data / CATEGORY, tmp_path / name)
+    shutil.rmtree(tmp_path / "nut" / "test" / "good")
+    monkeypatch.setattr(accuracy, "SHARED", 5)
+    chosen = accuracy._shared(tmp_path)
+    assert [path.parts[-4] for path in chosen] == ["nut"] * 5 + ["plate"] * 5
+    held_out = {path for name in ("plate", "nut") for path in accuracy._split(tmp_path, name).held_out}
+    assert len(set(chosen)) == 10 and not held_out & set(chosen)
+    naive = systems.create("naive_mean_image", seed=0)
+    monkeypatch.setattr(systems, "create", lambda name, seed: naive)
+    monkeypatch.setattr(accuracy, "_size", lambda detector: 1.5)
+    figures = accuracy.measure(tmp_path, "plate", systems.UNIFIED, 0)
+    assert (figures["n_train"], figures["disk_mb"], figures["n_good"]) == (10, 1.5, 8)
+    assert accuracy.measure(tmp_path, "plate", "naive_mean_image", 0)["n_train"] == 18
+
+
 def test_seeds_become_a_mean_with_its_interval():
     found = accuracy.summarise([row(image_auroc=0.8, aupro=None), row(image_auroc=0.9, aupro=None)])
     assert found["image_auroc"] == 0.85 and found["seeds"] == 2 and found["aupro"] is None

@@ -335,11 +335,12 @@ def test_summary_and_pictures(site, tmp_path, capsys):
             "file",
             "capture",
             "defect type",
+            "alarm",
         ]
         assert len(rows) == 2
         for row, line in zip(rows, lines):
             assert (row[0], row[3], row[5]) == (CATEGORY, line["verdict"], line["path"])
-            assert (float(row[1]), float(row[2])) == (line["score"], line["threshold"])
+            assert (float(row[1]), float(row[2]), row[8]) == (line["score"], line["threshold"], line["alarm"])
             assert read_image(row[4]).shape[0] >= 64
             assert Path(row[4]).parent == out and name in Path(row[4]).name
     # photo and heatmap, and between them what the autoencoder made of the photo

@@ -84,6 +84,9 @@ def test_the_light_is_named_where_the_nearest_product_is_the_one_that_was_asked_
         with pytest.raises(WrongProduct) as told:
             seen.require((dark,))
         assert dark not in str(told.value) and told.value.capture == ()
+    with pytest.raises(WrongProduct) as told:  # a photo of a bird is darker, greener and sharper than wood: no matter
+        gate.Seen("hex_nut", "hex_nut", False, 3.0).require((dark, "Greener", "Sharper"))
+    assert told.value.capture == ()
 
 
 def test_one_product_is_enough_to_refuse_the_others(products):

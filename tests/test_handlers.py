@@ -126,7 +126,14 @@ def test_the_page_says_what_a_defect_looks_like_and_nothing_of_a_good_part(handl
     report = inspect(handlers, session, spotted)
     assert report.type == "Looks like broken thread, 91% sure" and report.type in pieces.banner(report)
     assert handlers.inspect_json("plate", str(spotted), None)["defect_confidence"] == 0.914
-    assert handlers.move_limit(session, 300).type == ""  # OK by this limit
+    assert report.attributes == ("darker", "patch", "small", "one place")
+    assert "darker · patch · small · one place" in pieces.banner(report)
+    moved = handlers.move_limit(session, 300)  # OK by this limit
+    assert (moved.type, moved.attributes) == ("", ())
+    answer = handlers.inspect_json("plate", str(spotted), None)
+    place = "at x 20, y 10, 10 by 5 pixels"
+    assert answer["alarm"] == f"{report.type} · {place} · darker · patch · small · one place"
+    assert answer["attributes"] == list(report.attributes)
     named["kind"] = "unknown"
     assert inspect(handlers, session, spotted).type == "Defect of an unknown type, 91% sure"
     assert inspect(handlers, session, write_plate(tmp_path / "good.png")).type == ""

@@ -239,15 +239,28 @@ def test_a_damaged_record_is_refused_and_left_as_it_is(history, add):
     assert add(1) == 1 and len(photos(history)) == 2
 
 
-@pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.parametrize("version", [0, 3])
 def test_a_record_of_another_version_is_refused(history, add, version):
     add(0)
     with sqlite3.connect(history.path) as book:
         book.execute(f"PRAGMA user_version = {version}")
-    with pytest.raises(RecordError, match=f"version {version}, version 1 was expected"):
+    with pytest.raises(RecordError, match=f"version {version}, version 2 was expected"):
         history.entries()
     with pytest.raises(RecordError, match="move the file away"):
         add(1)
+
+
+def test_a_record_of_the_first_version_is_brought_up_to_date(history, add):
+    """Version 1 had no alarms. Its entries stay, and say nothing of what nobody wrote down."""
+    add(0)
+    with sqlite3.connect(history.path) as book:
+        book.execute("ALTER TABLE inspections DROP COLUMN alarm")
+        book.execute("PRAGMA user_version = 1")
+    assert [entry.alarm for entry in history.entries()] == [""]
+    add(0)
+    newest, oldest = history.entries()
+    assert (newest.id, oldest.id, oldest.alarm) == (2, 1, "")
+    assert newest.alarm.startswith("at x 20, y 10, 10 by 5 pixels · darker")
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_the_record_whole(history, inspector, add, tmp_path, monkeypatch):

@@ -137,9 +137,7 @@ def _line(row: dict) -> str:
         f"{row['verdict']:8} {row['path']}: score {row['score']:.4g}, {row['level']:.2f} of the limit, "
         f"{len(row['regions'])} region(s), {row['milliseconds']:.0f} ms"
     )
-    if row["defect_type"]:
-        facts += f", defect type {row['defect_type']} ({100 * row['defect_confidence']:.0f}% sure)"
-    return ". ".join((facts, *row["capture"]))
+    return ". ".join(filter(None, (facts, row["alarm"], *row["capture"])))
 
 
 def _existing(folder: Path) -> History:
@@ -184,6 +182,7 @@ def _entry_line(line: dict) -> str:
     facts = "; ".join(line["capture"])
     if line["score"] is not None:
         facts = f"score {line['score']:.4g}, limit {line['threshold']:.4g}"
+        facts = ". ".join(filter(None, (facts, line["alarm"])))
     return f"{line['id']:6} {line['at'][:16]} {line['category']:16} {line['verdict']:8} {line['file']}: {facts}{person}"
 
 

@@ -274,7 +274,7 @@ def _card(row: dict, thumbnail: bytes | None = None) -> Card:
         score=row["score"],
         threshold=row["threshold"],
         level=row["level"],
-        said=row["error"] or "; ".join(row["capture"]),
+        said=row["error"] or "; ".join(filter(None, (*row["capture"], row["alarm"]))),
         thumbnail=thumbnail,
     )
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from anomaly import render, report
 from anomaly.accounts import OPERATOR
-from anomaly.defects import UNKNOWN, Named, spoken
 from anomaly.errors import AnomalyError, RecordError, UsageError, WrongProduct
 from anomaly.handlers.session import Notice, Session, Site, refusal, sentence
 from anomaly.images import read_image, shrink
@@ -99,7 +98,8 @@ class Report:
     regions: tuple[Region, ...]
     note: str
     doubt: str
-    type: str  # what the defect looks like and how sure that is, or ""
+    type: str  # of the defect and how sure that is, or ""
+    attributes: tuple[str, ...]  # what the defect looks like
     unchecked: str  # that nobody knows whether the photo shows the product, or ""
     capture: tuple[str, ...]
     unrecorded: str  # why the inspection is not on record, although it should be
@@ -282,7 +282,8 @@ def _report(title: str, stored: Inspection, percent: float = STORED, unrecorded:
         ),
         note=_note(now),
         doubt=doubt(now.percentile),
-        type=looks_like(now.named),
+        type=str(now.named or ""),
+        attributes=now.attributes,
         unchecked=UNCHECKED if now.product is None else "",
         capture=now.capture,
         unrecorded=unrecorded,
@@ -312,16 +313,6 @@ def doubt(standing: Standing) -> str:
     """One plain sentence on how sure the held-out parts make it that this one is unusual."""
     low, high = math.floor(100 * standing.low), math.ceil(100 * standing.high)
     return f"Higher than {standing.below} of {standing.n} good parts (95% interval {low}-{high}%)"
-
-
-def looks_like(named: Named | None) -> str:
-    """One plain sentence on the type of a defect, "" where nothing is known of types."""
-    if named is None:
-        return ""
-    percent = round(100 * named.confidence)
-    if named.kind == UNKNOWN:
-        return f"Defect of an unknown type, {percent}% sure"
-    return f"Looks like {spoken(named.kind)}, {percent}% sure"
 
 
 def _example(path: Path) -> Example | None:

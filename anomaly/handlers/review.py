@@ -11,7 +11,6 @@ import numpy as np
 from anomaly import render
 from anomaly.accounts import OPERATOR
 from anomaly.errors import AnomalyError, ImageError, RecordError, UsageError
-from anomaly.handlers.inspect import looks_like
 from anomaly.handlers.session import Notice, Session, Site, sentence
 from anomaly.history import SAID, Entry, History
 from anomaly.images import decode_image, read_image, stretch
@@ -173,7 +172,7 @@ class ReviewHandlers:
         if entry.verdict == "OK" or not entry.regions:
             return ""
         try:
-            return looks_like(self.site.inspector.name(entry.category, entry.photo, tuple(entry.regions[0]["box"])))
+            return str(self.site.inspector.name(entry.category, entry.photo, tuple(entry.regions[0]["box"])) or "")
         except ImageError:  # said below the picture
             return ""
 

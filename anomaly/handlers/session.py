@@ -49,7 +49,8 @@ class Site:
     def misplaced(self, error: WrongProduct) -> tuple[str, WrongProduct]:
         """A heading for a photo that shows something else, and the refusal by the titles of the products."""
         seen, titles = Seen(**error.product), {name: title for title, name in self.products()}
-        return "Another product" if seen.known else "Unknown product", seen.refusal(titles, error.capture)
+        heading = "Another product" if seen.known else "Unknown product"
+        return heading, seen.refusal(titles, error.capture, error.attributes)
 
     def require(self, name: str | None) -> None:
         """Raise as `category` does, unless the photo is to tell its product itself."""

@@ -46,6 +46,7 @@ class Entry:
         score, threshold, review_threshold: say nothing of a photo that was REFUSED, and are 0, 1 and 1.
         capture: sentences of the capture check, or why it was refused.
         regions: {box, area, peak} in pixels of the original.
+        alarm: type, place and looks of the defect as they were said, or what a refused photo showed; "" of an OK part.
         photo: the file as it was inspected, kept beside the database; gone once the record has outgrown its size.
         thumbnail: JPEG with the outlined defects, longest side 256 pixels.
         defects: PNG, white where the map reached the pixel limit, in the frame of the photo, no side over 1024.
@@ -65,6 +66,7 @@ class Entry:
     verdict: str
     capture: tuple[str, ...]
     regions: tuple[dict, ...]
+    alarm: str
     photo: Path
     thumbnail: bytes
     defects: bytes
@@ -139,6 +141,7 @@ class History:
             "verdict": inspection.verdict,
             "capture": json.dumps(inspection.capture),
             "regions": json.dumps([region.to_json() for region in inspection.regions]),
+            "alarm": inspection.alarm,
         }
         defects = inspection.map >= inspection.pixel_threshold
         return self._write(facts, Path(inspection.path), inspection.heat(), defects, user)
@@ -161,6 +164,7 @@ class History:
             "verdict": REFUSED,
             "capture": json.dumps([error.problem, *error.capture]),
             "regions": "[]",
+            "alarm": str(error),
         }
         return self._write(facts, path, photo, np.zeros(photo.shape[:2], bool), user)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from anomaly.errors import RecordError
 
 WAIT = 5.0  # seconds for another writer to finish
-VERSION = 1  # of the schema
+VERSION = 2  # of the schema
 # Pictures apart from the facts: figures over 100,000 entries then read 20 MB and not a gigabyte.
 SCHEMA = f"""
 PRAGMA journal_mode = WAL;
@@ -20,7 +20,7 @@ CREATE TABLE inspections (
     id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, user TEXT NOT NULL, file TEXT NOT NULL,
     category TEXT NOT NULL, detector TEXT NOT NULL, weights_sha256 TEXT NOT NULL, score REAL NOT NULL,
     threshold REAL NOT NULL, review_threshold REAL NOT NULL, verdict TEXT NOT NULL, capture TEXT NOT NULL,
-    regions TEXT NOT NULL, photo TEXT NOT NULL
+    regions TEXT NOT NULL, photo TEXT NOT NULL, alarm TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX by_category ON inspections (category, at);
 CREATE TABLE pictures (
@@ -35,6 +35,8 @@ CREATE TABLE reviews (
 CREATE INDEX by_inspection ON reviews (inspection);
 PRAGMA user_version = {VERSION};
 """
+# What a record of version 1 lacks.
+LACKING_IN_1 = "ALTER TABLE inspections ADD COLUMN alarm TEXT NOT NULL DEFAULT ''"
 # Words of SQLite's errors (Python 3.10 has no codes for them), what they mean here, and what to do.
 TROUBLES = {
     "locked": ("is locked by another program", "Try again in a moment; if it stays so, close what has the file open"),
@@ -98,11 +100,22 @@ class Database:
             part.unlink(missing_ok=True)
 
     def _check(self, book: sqlite3.Connection) -> None:
-        """Refuse a record that another version has written."""
-        version = book.execute("PRAGMA user_version").fetchone()[0]
+        """Bring an older record up to date, refuse one that another program has written."""
+        version = _version(book)
+        if version == 1:
+            with book:
+                book.execute("BEGIN IMMEDIATE")
+                if _version(book) == 1:  # of two programs that find it old, one brings it up to date
+                    book.execute(LACKING_IN_1)
+                    book.execute(f"PRAGMA user_version = {VERSION}")
+            version = VERSION
         if version != VERSION:
             problem = f"The record {self.path} is of version {version}, version {VERSION} was expected"
             raise RecordError(problem, "Use the program that wrote it, or move the file away and a new record is begun")
+
+
+def _version(book: sqlite3.Connection) -> int:
+    return book.execute("PRAGMA user_version").fetchone()[0]
 
 
 def used_bytes(book: sqlite3.Connection) -> int:

@@ -15,7 +15,8 @@ from anomaly.images import encode_jpeg, read_image, shrink, write_image
 from anomaly.inspection import Inspection
 from anomaly.monitor import REFUSED
 
-COLUMNS = ("category", "score", "threshold", "prediction", "visualization path", "file", "capture", "defect type")
+PUBLISHED = ("category", "score", "threshold", "prediction", "visualization path", "file")
+COLUMNS = (*PUBLISHED, "capture", "defect type", "alarm")
 ERROR = "ERROR"  # in place of a verdict, where a photo could not be judged
 VERDICTS = ("ANOMALY", "REVIEW", "OK", REFUSED, ERROR)
 THUMBNAIL = 320  # longest side in pixels
@@ -96,13 +97,14 @@ def unjudged(name: str, category: str | None, detector: str | None, error: Anoma
     numbers = ("score", "threshold", "review_threshold", "level", "percentile", "milliseconds")
     nothing = dict.fromkeys((*numbers, "verdict", "defect_type", "defect_confidence", "product"))
     known = {"path": name, "category": category, "detector": detector, "error": str(error)}
-    return nothing | known | {"regions": [], "capture": []}
+    return nothing | known | {"regions": [], "capture": [], "attributes": [], "alarm": ""}
 
 
 def refused(name: str, detector: str | None, error: WrongProduct) -> dict:
     """The row of a photo that shows another product than the one asked for, or none that is known."""
     row = unjudged(name, error.product["expected"], detector, error)
-    return row | {"verdict": REFUSED, "product": error.product, "capture": list(error.capture)}
+    said = {"capture": list(error.capture), "attributes": list(error.attributes), "alarm": str(error)}
+    return row | {"verdict": REFUSED, "product": error.product} | said
 
 
 def write_visualization(inspection: Inspection, folder: Path) -> Path:
@@ -136,7 +138,7 @@ def write_summary(rows: Iterable[dict], path: Path) -> None:
         for row in rows:
             prediction = row["verdict"] or ERROR
             place = (row.get("visualization", ""), no_formula(row["path"]))
-            said = ("; ".join(row["capture"]), row["defect_type"] or "")
+            said = ("; ".join(row["capture"]), row["defect_type"] or "", row["alarm"])
             writer.writerow((row["category"], row["score"], row["threshold"], prediction, *place, *said))
 
 

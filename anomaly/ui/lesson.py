@@ -21,7 +21,7 @@ STAGES = {
     "compare": "Comparing both versions",
     "save": "Saving",
 }
-WIDTH, HEIGHT, LEFT, BOTTOM = 640, 220, 44, 34  # of a drawing and its margins, in units of its viewBox
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 640, 220, 44, 26, 34  # of a drawing and its margins, in units of its viewBox
 
 
 def words(title: str, text: str, kind: str = "idle") -> str:
@@ -277,7 +277,7 @@ def _x(share: float) -> float:
 
 
 def _y(share: float) -> float:
-    return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - 14)
+    return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
 
 
 def running(lesson: Lesson | None) -> bool:

@@ -92,7 +92,8 @@ def banner(report: Report) -> str:
     return (
         f'<section class="verdict {report.verdict.lower()}">{icon(report.verdict)}'
         f'<div class="word"><h2>{report.verdict}</h2>'
-        f'<p translate="no"><b>{escape(report.title)}</b> · {escape(report.name)}</p>{kind(report.type)}</div>'
+        f'<p translate="no"><b>{escape(report.title)}</b> · {escape(report.name)}</p>'
+        f"{looks(report.type, report.attributes)}</div>"
         f'<div class="reading"><p class="level"><b>{report.level:.2f}</b> × the limit</p>{meter(report.level, review)}'
         f"<p>score <b>{number(report.score)}</b> · limit <b>{number(report.threshold)}</b></p>"
         f'<p class="doubt">{escape(report.doubt)}</p></div>'
@@ -100,9 +101,10 @@ def banner(report: Report) -> str:
     )
 
 
-def kind(said: str) -> str:
-    """What the defect looks like, where that is known."""
-    return f'<p class="kind">{escape(said)}</p>' if said else ""
+def looks(kind: str, attributes: tuple[str, ...] = ()) -> str:
+    """Of which type the defect is, where types are known, and what it looks like."""
+    said = f'<p class="kind">{escape(kind)}</p>' if kind else ""
+    return said + (f"<p>{escape(' · '.join(attributes))}</p>" if attributes else "")
 
 
 def meter(level: float, review: float) -> str:

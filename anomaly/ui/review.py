@@ -115,6 +115,7 @@ def card(shown: Part | Notice, desk: Desk) -> str:
     entry = shown.entry
     words = f"Part {entry.id}, {entry.file}: {entry.verdict}, {entry.level:.2f} times the limit"
     capture = "".join(f"<li>{escape(one)}</li>" for one in entry.capture)
+    alarm = f"<div><dt>alarm</dt><dd>{escape(entry.alarm)}</dd></div>" if entry.alarm else ""
     return (
         f'<article class="review-card"><figure class="review-photo">'
         f'<img class="marked" src="{pieces.picture(shown.marked)}" alt="{escape(words)}, defects outlined">'
@@ -122,13 +123,13 @@ def card(shown: Part | Notice, desk: Desk) -> str:
         f"</figure><div class='review-side'>"
         f'<p class="review-place"><b>{shown.place}</b> of {shown.total}</p>'
         f'<p class="review-verdict {entry.verdict.lower()}">{pieces.icon(entry.verdict)}<b>{entry.verdict}</b>'
-        f"<span>{entry.level:.2f} × the limit</span></p>{pieces.kind(shown.type)}"
+        f"<span>{entry.level:.2f} × the limit</span></p>{pieces.looks(shown.type)}"
         f"{f'<ul class=review-capture>{capture}</ul>' if capture else ''}"
         f"<dl><div><dt>score</dt><dd>{pieces.number(entry.score)}</dd></div>"
         f"<div><dt>limit</dt><dd>{pieces.number(entry.threshold)}</dd></div>"
         f"<div><dt>product</dt><dd>{escape(shown.title)}</dd></div><div><dt>file</dt><dd>{escape(entry.file)}</dd></div>"
         f"<div><dt>detector</dt><dd>{escape(entry.detector)}</dd></div>"
-        f"<div><dt>inspected at</dt><dd>{pieces.moment(entry.at)} UTC, {escape(entry.user)}</dd></div></dl>"
+        f"<div><dt>inspected at</dt><dd>{pieces.moment(entry.at)} UTC, {escape(entry.user)}</dd></div>{alarm}</dl>"
         f"{_said(shown)}{_answers(shown)}"
         f'<div class="review-keys">{_walk(desk)}{_key("marks", "m", "Outlines on or off")}</div>'
         f'<p class="review-note" role="status">{escape(shown.note)}</p></div></article>'
