@@ -73,6 +73,23 @@ def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
     return out
 
 
+def shade(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A shadow over one corner of each image, as lens, hood and lamp make, over all four in turn.
+
+    Args:
+        images: (B, 3, H, W) float in [0, 1].
+    Returns:
+        The images, up to 60% darker in the corner itself and as they were beyond 5 to 30% of the sides from it.
+    """
+    out = images.clone()
+    y, x = _grid(*images.shape[2:])
+    for i in range(len(images)):
+        away = torch.hypot(y - i % 2, x - i // 2 % 2)
+        reach, depth = _uniform(generator, 0.05, 0.3), _uniform(generator, 0, 0.6)
+        out[i] *= 1 - depth * (1 - away / reach).clamp_min(0)
+    return out
+
+
 def _recompressed(image: Tensor, scale: float, quality: int) -> Tensor:
     """(3, H, W) as it comes back from a JPEG file of `scale` times its size."""
     small = [max(1, round(side * scale)) for side in image.shape[1:]]

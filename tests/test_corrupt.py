@@ -5,7 +5,7 @@ import torch
 from conftest import plate
 
 from anomaly import corrupt as module
-from anomaly.corrupt import VISIBLE, blob_mask, corrupt, disturb, perlin
+from anomaly.corrupt import VISIBLE, blob_mask, corrupt, disturb, perlin, shade
 
 PAINTERS = ("_texture_blend", "_cut_paste", "_scratch", "_blot", "_smear", "_warp")
 
@@ -155,3 +155,15 @@ def test_a_disturbance_leaves_its_input_alone(good):
     before = good.clone()
     disturb(good, generator())
     assert torch.equal(good, before)
+
+
+def test_a_shadow_lies_over_each_corner_in_turn_and_nowhere_else(good):
+    """Out of many images the deepest shadow reaches nearly 60% in the corner; the middle stays as it was."""
+    white = torch.ones(200, 3, 64, 64)
+    shaded = shade(white, generator())
+    for corner, (row, column) in enumerate(((0, 0), (-1, 0), (0, -1), (-1, -1))):
+        of_this, others = shaded[corner::4, 0, row, column], shaded[(corner + 1) % 4 :: 4, 0, row, column]
+        assert 0.4 < of_this.min() < 0.5 and of_this.max() < 1 and (others == 1).all()
+    assert (shaded[:, :, 22:42, 22:42] == 1).all()
+    before = good.clone()
+    assert (shade(good, generator()) <= good).all() and torch.equal(good, before)

@@ -344,19 +344,59 @@ def test_a_direction_in_which_good_parts_vary_counts_less_than_another():
     assert along[0, 0] > 0.65 * across[0, 0]
 
 
-def test_a_coreset_leaves_no_patch_far_from_it(monkeypatch):
-    monkeypatch.setattr(mahalanobis, "BANK", 6)
+def test_a_coreset_leaves_no_patch_far_from_it():
     torch.manual_seed(0)
     patches = 0.01 * torch.randn(40, 24)
     patches[23] += 5
     patches[32:34] -= 5
-    chosen = mahalanobis._coreset(patches)
+    chosen = mahalanobis._coreset(patches, 6)
     assert len(chosen) == 6 and 23 in chosen and {32, 33} & set(chosen.tolist())
     assert torch.cdist(patches, patches[chosen]).amin(1).max() < 0.2
 
 
 def test_a_coreset_of_patches_that_are_all_alike_takes_none_twice():
-    assert sorted(mahalanobis._coreset(torch.ones(320, 8)).tolist()) == list(range(320))
+    assert sorted(mahalanobis._coreset(torch.ones(320, 8), 3000).tolist()) == list(range(320))
+
+
+def test_a_bank_knows_the_patches_of_a_small_part(monkeypatch):
+    """Two patches of a hundred in each image are of the part; drawn evenly, most images would give none of them."""
+    monkeypatch.setattr(mahalanobis, "DRAWN", 40)
+    monkeypatch.setattr(mahalanobis, "BANK", 16)
+    generator = torch.Generator().manual_seed(0)
+    grids = 0.1 * torch.randn(8, 10, 10, 4, generator=generator)
+    for image in range(8):
+        grids[image, 4, 4:6] = 5.0 + image
+    bank, origins = mahalanobis._bank(grids, generator)
+    part = bank.mean(1) > 4
+    assert part.sum() >= 8 and not part.all()
+    assert torch.equal(bank[part].mean(1).sub(5).round().long(), origins[part])
+    assert torch.equal(bank, bank.half().float())
+
+
+def test_the_nearest_patch_is_the_nearest():
+    torch.manual_seed(0)
+    grid, bank = torch.randn(2, 5, 7, 64), torch.randn(90, 64)
+    grid[1, 2, 3] = bank[11]
+    found = mahalanobis._nearest(grid, bank)
+    assert torch.allclose(found, torch.cdist(grid.flatten(0, 2), bank).amin(1).reshape(2, 5, 7), atol=1e-2)
+    assert found[1, 2, 3] < 1e-2
+
+
+def test_the_plain_view_has_every_channel_on_one_scale_and_leaves_the_finest_stage_out():
+    torch.manual_seed(0)
+    fine, coarse = torch.randn(6, 10, 8, 8), torch.randn(6, 5, 4, 4)
+    channels = {0: 4, 1: 6, 2: 5}
+
+    def distances(factor: float, finest: float) -> torch.Tensor:
+        scaled = fine.clone()
+        scaled[:, :4] *= finest
+        scaled[:, 7] *= factor
+        seen = mahalanobis._Seen(scaled, coarse)
+        view = mahalanobis._whiten(mahalanobis._Moments.of(seen).plain(channels), seen.grids(slice(None)))
+        return torch.cdist(view[0].flatten(0, 1), view[1].flatten(0, 1))
+
+    assert torch.allclose(distances(1, 1), distances(20, 1), rtol=0.01)
+    assert torch.allclose(distances(1, 1), distances(1, 20), rtol=1e-4)
 
 
 def test_directions_that_damage_moves_are_kept_and_others_are_not(monkeypatch):
@@ -495,3 +535,16 @@ def test_the_frame_is_kept_with_the_weights(name, quick, tmp_path):
     detector = detectors.create(name, **SMALL).fit([wide(i) for i in range(8)])
     detector.save(tmp_path)
     assert scores(type(detector).load(tmp_path), [wide(60)]) == scores(detector, [wide(60)])
+
+
+def test_the_skirt_of_a_strong_place_is_no_defect_and_what_stands_alone_stays():
+    ordinary = float(np.log(2))  # the worst place of an ordinary good part
+    maps = torch.full((1, 20, 20), 0.1)
+    maps[0, 2:9, 2:9], maps[0, 5, 5] = 8.0, 20.0  # far over any limit, and around it much less
+    maps[0, 15, 15], maps[0, 15, 16] = 3.0, 2.5  # a weak defect elsewhere
+    found = mahalanobis._sharpened(maps)
+    assert found[0, 5, 5] == 20 and (found[0] > ordinary + 1e-6).sum() == 3
+    assert found[0, 4, 5] == pytest.approx(ordinary)
+    assert found[0, 15, 15] == 3 and found[0, 15, 16] == 2.5
+    good = maps.clamp_max(ordinary)
+    assert torch.equal(mahalanobis._sharpened(good), good), "photos of good parts are left as they are"

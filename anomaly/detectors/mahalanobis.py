@@ -1,6 +1,6 @@
 """ConvNeXt Mahalanobis: how far are the features of an image from those of good parts?
 
-Three voices from the same forward pass, since each finds what the others miss:
+Four voices from the same forward pass, since each finds what the others miss:
 
 - the whole part: features pooled over the image, one Gaussian, Mahalanobis distance (Lee et al., NeurIPS 2018; Rippel
   et al., ICPR 2020), covariance shrunk after Ledoit and Wolf (J. Multivariate Analysis 2004);
@@ -11,19 +11,22 @@ Three voices from the same forward pass, since each finds what the others miss:
   which good parts vary most there. All of these as far as the images bear them out: aligned parts differ from place
   to place, textures do not;
 - a good place from anywhere: the distance to the nearest of three thousand good patches, a coreset as in PatchCore
-  (Roth et al., CVPR 2022), for parts that turn or move and have no normal of their own for each place.
+  (Roth et al., CVPR 2022), for parts that turn or move and have no normal of their own for each place;
+- the same, nearly as PatchCore has it: features of strides 8 and 16 that are not whitened, only brought to one scale.
+  What is plainly another thing is far away there, what is a little out of line is not.
 
 Whitening makes all directions equal, and most of them say nothing of defects. So good images are damaged (`corrupt`),
 and only the directions count in which that moves features most, measured in deviations of good parts: the axes that
 diagonalise both covariances at once (Fukunaga, Introduction to Statistical Pattern Recognition, 1990, ch. 2.3).
 
-A few good photos are seen a second time in other light, blurred or noisy, so that lamp and camera do not count as
-defects. Each voice is standardised on good images that were left out in turn (5 folds), and the score is their mean
-(sum rule: Kittler et al., IEEE Trans. Pattern Analysis 1998).
+A few good photos are seen a second time in other light, with a shadow over a corner, blurred or noisy, so that lamp
+and camera do not count as defects. Each voice is standardised on good images that were left out in turn (5 folds), and
+the score is their mean (sum rule: Kittler et al., IEEE Trans. Pattern Analysis 1998).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -33,7 +36,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from anomaly import backbones
-from anomaly.corrupt import corrupt, disturb
+from anomaly.corrupt import corrupt, disturb, shade
 from anomaly.detectors.base import (
     Batches,
     BatchScores,
@@ -56,7 +59,10 @@ CELL = 4  # places a side that share deviations and directions
 RANK = 16  # directions of a cell
 SWEEPS = 3  # of the subspace iteration that finds them
 BANK = 3000  # good patches that are kept
-DRAWN = 16000  # good patches among which they are chosen, as many of each image
+DRAWN = 32000  # good patches among which they are chosen, as many of each image
+PARTS = 4  # in which they are chosen, each for itself: faster, and all patches are as near to them
+PLAIN_STAGES = (1, 2)  # whose features are also compared as they are, in PLAIN directions of most variance
+PLAIN = 64
 SHOWN = 8  # good photos that are kept, as JPEG, to show beside what is not good
 FOLDS = 5
 DISTURBED = 16  # images that are seen again, disturbed: enough for the few directions in which light moves features
@@ -64,6 +70,8 @@ KEPT = 150  # at most so many images keep their patch features while fitting: 1.
 CHUNK = 8  # images of which patch features are worked out at once
 PRIOR = 8  # images' worth of trust in the average variance of all cells, against that of the cell itself
 QUIET = 0.1  # least deviation of a whitened channel: one that good images never woke must not outvote all others
+REACH = 7  # places a side on which a defect still lights up places that see it from afar
+SKIRT = 0.6  # of the highest place within reach: what has less is its skirt and no defect of its own
 STEADY = 0.02  # least deviation of a voice, in its mean: good images that are all one and the same do not vary
 TINY = 1e-6  # nothing may be divided by less
 OVERLAP = 16  # neighbouring patches see the same pixels: so many of them count as one sample for the shrinkage
@@ -92,28 +100,28 @@ class Mahalanobis(Detector):
         generator = torch.Generator().manual_seed(self.seed)
         kept, again = _evenly(len(batches), KEPT), _evenly(len(batches), DISTURBED)
         struck = torch.linspace(0, len(kept) - 1, DAMAGED).round().long()  # again and again, where there are few
-        vectors, patches, seen = _features(self.backbone, batches, kept, generator, progress)
+        vectors, seen = _features(self.backbone, batches, kept, progress)
         with torch.inference_mode():
-            other, lit = _extract(self.backbone, disturb(batches.take(again), generator))
+            other, lit = _extract(self.backbone, disturb(shade(batches.take(again), generator), generator))
             hurt = [_damaged(self.backbone, batches.take(kept[part]), generator) for part in struck.split(CHUNK)]
         blows = torch.cat([blow for blow, _, _ in hurt]) - vectors[kept[struck]]
         vectors = torch.cat((vectors, other))
-        patches = torch.cat((patches, _drawn(lit.grids(slice(None)), patches.shape[1], generator)))
         seen = _Seen(torch.cat((seen.fine, lit.fine.half())), torch.cat((seen.coarse, lit.coarse.half())))
         origin, kept_origin = torch.cat((torch.arange(len(batches)), again)), torch.cat((kept, again))
-        gaussian = _patch_gaussian(seen)
+        moments = _Moments.of(seen)
         changes = [
             (damaged.grids(slice(None)) - seen.grids(part))[mask]
             for (_, damaged, mask), part in zip(hurt, struck.split(CHUNK))
         ]
-        self._patches, _ = _telling(gaussian, torch.cat(changes))
-        grids = torch.cat([_whiten(self._patches, seen.grids(part)) for part in _chunks(len(kept_origin))])
+        self._patches, _ = _telling(moments.whitened(), torch.cat(changes))
+        self._plain = moments.plain(self._channels())
+        views = [self._views(seen.grids(part)) for part in _chunks(len(kept_origin))]
+        views = [torch.cat(view) for view in zip(*views)]
         shown = batches.pixels[_evenly(len(batches), SHOWN)].permute(0, 2, 3, 1).contiguous().numpy()
         self._photos = [encode_jpeg(photo) for photo in shown]
-        patches = _whiten(self._patches, patches)
-        chosen = _coreset(patches.flatten(0, 1))
-        self._bank, bank_origin = patches.flatten(0, 1)[chosen].half().float(), origin[chosen // patches.shape[1]]
-        cells = _cells(grids)
+        self._banks, places_of = zip(*(_bank(view, generator) for view in views))
+        origins = [kept_origin[image] for image in places_of]
+        cells = _cells(views[0])
         held_out = []
         folds = fold_slices(len(kept), FOLDS)
         for done, fold in enumerate(folds):
@@ -121,8 +129,8 @@ class Mahalanobis(Detector):
             out = kept[fold]
             whole = _pooled_gaussian(vectors[~torch.isin(origin, out)], blows)
             places = _places(cells[:, ~torch.isin(kept_origin, out)])
-            maps = _maps(places, self._bank[~torch.isin(bank_origin, out)], grids[fold])
-            held_out.append(_voices(whole, vectors[out], maps))
+            banks = [bank[~torch.isin(origin, out)] for bank, origin in zip(self._banks, origins)]
+            held_out.append(_voices(whole, vectors[out], _maps(places, banks, [view[fold] for view in views])))
         self._whole = _pooled_gaussian(vectors, blows)
         self._places = _places(cells)
         raw = torch.cat(held_out)
@@ -133,9 +141,9 @@ class Mahalanobis(Detector):
 
     def _score(self, batch: Tensor) -> BatchScores:
         vectors, seen = _extract(self.backbone, batch)
-        maps = _maps(self._places, self._bank, _whiten(self._patches, seen.grids(slice(None))))
+        maps = _maps(self._places, self._banks, self._views(seen.grids(slice(None))))
         scores = self._standardised(_voices(self._whole, vectors, maps)).mean(1)
-        return BatchScores(scores=deviations(scores, *self._joint), maps=F.softplus(self._relative(maps)))
+        return BatchScores(scores=deviations(scores, *self._joint), maps=_sharpened(F.softplus(self._relative(maps))))
 
     def _explain(self, image: Image, batch: Tensor, inside: np.ndarray, filled: tuple[float, float]) -> Explanation:
         """The place beside the one most like it on the good photos that were kept."""
@@ -168,42 +176,53 @@ class Mahalanobis(Detector):
 
     def _shares(self, vectors: list[Tensor], grid: Tensor, inside: np.ndarray) -> dict[str, float]:
         """Of texture and parts at the worst patch `inside` (shares of the frame), and of the whole image."""
-        whitened = _whiten(self._patches, grid)
-        maps = _maps(self._places, self._bank, whitened)
+        views = self._views(grid)
+        maps = _maps(self._places, self._banks, views)
         voices = self._standardised(_voices(self._whole, vectors, maps))[0].clamp_min(0)
-        local = float(voices[:2].sum() / voices.sum().clamp_min(TINY))
+        local = float(voices[:-1].sum() / voices.sum().clamp_min(TINY))
         rows, columns = positions(inside, grid.shape[1:3])
-        worst = whitened[0, rows, columns].flatten(0, 1)[self._relative(maps)[0, rows, columns].argmax()]
-        change = worst - self._bank[torch.linalg.vector_norm(self._bank - worst, dim=1).argmin()]
+        worst = views[0][0, rows, columns].flatten(0, 1)[self._relative(maps)[0, rows, columns].argmax()]
+        change = worst - self._banks[0][torch.linalg.vector_norm(self._banks[0] - worst, dim=1).argmin()]
         # Terms of the squared distance |W d|^2 = d' W' W d, by channel, less what a good patch has of each.
         back, there = torch.linalg.pinv(self._patches[1]), self._patches[1]
         terms = (back @ change) * (there.T @ change) - (back * there.T).sum(1)
-        stages = terms.split([backbones.load(self.backbone).channels[stage] for stage in PATCH_STAGES])
+        stages = terms.split(list(self._channels().values()))
         *texture, part = (max(TINY, float(stage.sum())) for stage in stages)
         texture = sum(texture) / (sum(texture) + part)
         return {"texture": local * texture, "parts": local * (1 - texture), "the whole": 1 - local}
 
+    def _channels(self) -> dict[int, int]:
+        """Channels of each of PATCH_STAGES, in the order in which a patch has them."""
+        channels = backbones.load(self.backbone).channels
+        return {stage: channels[stage] for stage in PATCH_STAGES}
+
+    def _views(self, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch features (B, h, w, C): whitened, in the directions that damage moves, and as they are."""
+        return _whiten(self._patches, grid), _whiten(self._plain, grid)
+
     def _standardised(self, voices: Tensor) -> Tensor:
-        """(B, 3) -> (B, 3), in deviations above good images that were left out."""
+        """(B, V) -> (B, V), in deviations above good images that were left out."""
         return (voices - self._centre) / self._spread
 
     def _relative(self, maps: Tensor) -> Tensor:
-        """Both maps (B, 2, h, w) -> (B, h, w): their mean in deviations above the worst place of a good image."""
-        return ((maps - self._centre[:2, None, None]) / self._spread[:2, None, None]).mean(1)
+        """Maps (B, M, h, w) -> (B, h, w): their mean in deviations above the worst place of a good image."""
+        return ((maps - self._centre[:-1, None, None]) / self._spread[:-1, None, None]).mean(1)
 
     def _state(self) -> dict[str, Tensor]:
         state = {"voices": torch.stack((self._centre, self._spread)), "joint": self._joint}
         state |= {"whole.mean": self._whole[0], "whole.whitening": self._whole[1]}
         state |= {f"place.{name}": value.half() for name, value in vars(self._places).items()}
         state |= {"patch.mean": self._patches[0], "patch.whitening": self._patches[1]}
+        state |= {"plain.mean": self._plain[0], "plain.directions": self._plain[1]}
         state |= {f"photo{i:02}": torch.frombuffer(bytearray(p), dtype=torch.uint8) for i, p in enumerate(self._photos)}
-        return state | {"bank": self._bank.half()}
+        return state | {f"bank{i}": bank.half() for i, bank in enumerate(self._banks)}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
         (self._centre, self._spread), self._joint = state["voices"], state["joint"]
         self._whole = (state["whole.mean"], state["whole.whitening"])
         self._patches = (state["patch.mean"], state["patch.whitening"])
-        self._bank = state["bank"].float()
+        self._plain = (state["plain.mean"], state["plain.directions"])
+        self._banks = (state["bank0"].float(), state["bank1"].float())
         self._photos = [state[key].numpy().tobytes() for key in sorted(state) if key.startswith("photo")]
         self._places = _Places(*(state[f"place.{field.name}"].float() for field in fields(_Places)))
 
@@ -249,29 +268,19 @@ def _chunks(total: int) -> tuple[Tensor, ...]:
     return torch.arange(total).split(CHUNK)
 
 
-def _features(
-    backbone: str, batches: Batches, kept: Tensor, generator: torch.Generator, progress: Progress
-) -> tuple[Tensor, Tensor, _Seen]:
-    """Vectors and a few patches (N, n, C) of all images, and all patch features of those `kept` (sorted indices)."""
-    vectors, patches, fine, coarse, done = [], [], [], [], 0
+def _features(backbone: str, batches: Batches, kept: Tensor, progress: Progress) -> tuple[Tensor, _Seen]:
+    """Vectors of all images, and the patch features of those `kept` (sorted indices)."""
+    vectors, fine, coarse, done = [], [], [], 0
     with torch.inference_mode():
         for batch in batches:
             pooled, seen = _extract(backbone, batch)
             here = kept[(kept >= done) & (kept < done + len(batch))] - done
             vectors.append(pooled)
-            patches.append(_drawn(seen.grids(slice(None)), -(-DRAWN // len(batches)), generator))
             fine.append(seen.fine[here].half())
             coarse.append(seen.coarse[here].half())
             done += len(batch)
             progress("features", done, len(batches))
-    return torch.cat(vectors), torch.cat(patches), _Seen(torch.cat(fine), torch.cat(coarse))
-
-
-def _drawn(grids: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """At most so many patches of each image, by chance: (N, h, w, C) -> (N, n, C)."""
-    patches = grids.flatten(1, 2)
-    order = torch.rand(patches.shape[:2], generator=generator).argsort(1)[:, :most]
-    return patches[torch.arange(len(patches))[:, None], order]
+    return torch.cat(vectors), _Seen(torch.cat(fine), torch.cat(coarse))
 
 
 def _damaged(backbone: str, images: Tensor, generator: torch.Generator) -> tuple[Tensor, _Seen, Tensor]:
@@ -367,22 +376,60 @@ def _places(cells: Tensor) -> _Places:
     return _Places(drawn, deviation, directions.half().float())
 
 
-def _coreset(patches: Tensor) -> Tensor:
-    """Indices of BANK patches of (N, K) that leave no other far from them: each the farthest from those before it."""
+def _bank(grids: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """BANK patches (n, K) of N images (N, h, w, K), and the image (n,) that each is of.
+
+    Of each image as many are drawn, the likelier the farther from the mean, as k-means++ draws its seeds (Arthur &
+    Vassilvitskii, SODA 2007): drawn evenly, nearly all patches of a small part would be of the ground it lies on.
+    """
+    patches = grids.flatten(1, 2)
+    # The largest of log(u) / weight are weighted draws without replacement (Efraimidis & Spirakis, IPL 2006).
+    keys = torch.rand(patches.shape[:2], generator=generator).log() / patches.square().sum(2).clamp_min(TINY)
+    most = min(patches.shape[1], -(-DRAWN // len(patches)))
+    drawn = patches[torch.arange(len(patches))[:, None], keys.topk(most, dim=1).indices].flatten(0, 1)
+    every = torch.arange(len(drawn))
+    chosen = torch.cat([part[_coreset(drawn[part], BANK // PARTS)] for part in (every[i::PARTS] for i in range(PARTS))])
+    # Half precision is what is stored: a loaded model gives the very same scores.
+    return drawn[chosen].half().float(), chosen // most
+
+
+def _coreset(patches: Tensor, most: int) -> Tensor:
+    """Indices of `most` patches of (N, K) that leave no other far from them: each the farthest from those before it."""
     chosen = [0]
+    lengths = patches.square().sum(1)
     nearest = torch.full((len(patches),), torch.inf)
-    while len(chosen) < min(BANK, len(patches)):
-        nearest = torch.minimum(nearest, (patches - patches[chosen[-1]]).square().sum(1))
-        nearest[chosen[-1]] = -1  # not twice, even where all patches are alike
+    while len(chosen) < min(most, len(patches)):
+        latest = chosen[-1]
+        squared = torch.addmv(lengths + lengths[latest], patches, patches[latest], alpha=-2)
+        nearest = torch.minimum(nearest, squared)
+        nearest[latest] = -torch.inf  # not twice, even where all patches are alike
         chosen.append(int(nearest.argmax()))
     return torch.tensor(chosen)
 
 
-def _maps(places: _Places, bank: Tensor, grid: Tensor) -> Tensor:
-    """Whitened features (B, h, w, K) -> (B, 2, h, w): distance from the normal of the place, and to the bank."""
-    nearest = [torch.cdist(image.flatten(0, 1), bank).amin(1).reshape(image.shape[:2]) for image in grid]
-    maps = torch.stack((places.distances(grid), torch.stack(nearest)), 1)
-    return F.avg_pool2d(maps, AROUND, 1, AROUND // 2, count_include_pad=False)
+def _maps(places: _Places, banks: Sequence[Tensor], views: Sequence[Tensor]) -> Tensor:
+    """Distances (B, 3, h, w) of patches, each view (B, h, w, K): from the normal of their place, and to both banks."""
+    distances = (places.distances(views[0]), *(_nearest(view, bank) for view, bank in zip(views, banks)))
+    return F.avg_pool2d(torch.stack(distances, 1), AROUND, 1, AROUND // 2, count_include_pad=False)
+
+
+def _nearest(grid: Tensor, bank: Tensor) -> Tensor:
+    """Distance of each patch (B, h, w, K) to the nearest of (N, K): (B, h, w)."""
+    lengths = bank.square().sum(1)
+    images = []
+    for patches in grid.flatten(1, 2):
+        squared = torch.addmm(lengths, patches, bank.T, alpha=-2).amin(1) + patches.square().sum(1)
+        images.append(squared.clamp_min(0).sqrt())
+    return torch.stack(images).reshape(grid.shape[:3])
+
+
+def _sharpened(maps: Tensor) -> Tensor:
+    """Maps (B, h, w) in which the skirts of strong places count no more than the worst place of an ordinary good part.
+
+    A place sees more than its own pixels, so a defect far over the limit lifts all places around it over the limit.
+    """
+    highest = F.max_pool2d(maps[:, None], REACH, 1, REACH // 2)[:, 0]
+    return torch.where(maps < SKIRT * highest, maps.clamp_max(float(F.softplus(torch.zeros(())))), maps)
 
 
 def _windows(grid: Tensor, height: int, width: int) -> Tensor:
@@ -390,22 +437,49 @@ def _windows(grid: Tensor, height: int, width: int) -> Tensor:
     return F.avg_pool2d(grid.permute(0, 3, 1, 2), (height, width), stride=1).permute(0, 2, 3, 1)
 
 
-def _patch_gaussian(seen: _Seen) -> Gaussian:
-    """The overall mean of patch features, and the covariance that the mean of each position leaves."""
-    images = len(seen.fine)
-    total, second = 0.0, 0.0
-    for part in _chunks(images):
-        flat = seen.grids(part).flatten(1, 2)
-        total = total + flat.sum(0, dtype=torch.float64)
-        flat = flat.flatten(0, 1)
-        second = second + (flat.T @ flat).double()
-    means, count = total / images, images * len(total)
-    mean = means.mean(0)
-    second = second / count
-    left = second - means.T @ means / len(means)
-    # A trace of the whole covariance: where good images hardly differ, numbers must stay within half precision.
-    covariance = left + 1e-4 * (second - torch.outer(mean, mean))
-    return mean.float(), _whitening(covariance, max(2.0, count / OVERLAP))
+@dataclass(frozen=True)
+class _Moments:
+    """Of patch features of good images.
+
+    Attributes:
+        mean: (C,); whole: their covariance (C, C) float64; within: what the mean of each position leaves of it.
+        count: patches.
+    """
+
+    mean: Tensor
+    whole: Tensor
+    within: Tensor
+    count: int
+
+    @classmethod
+    def of(cls, seen: _Seen) -> _Moments:
+        images = len(seen.fine)
+        total, second = 0.0, 0.0
+        for part in _chunks(images):
+            flat = seen.grids(part).flatten(1, 2)
+            total = total + flat.sum(0, dtype=torch.float64)
+            flat = flat.flatten(0, 1)
+            second = second + (flat.T @ flat).double()
+        means, count = total / images, images * len(total)
+        mean, second = means.mean(0), second / count
+        return cls(mean, second - torch.outer(mean, mean), second - means.T @ means / len(means), count)
+
+    def whitened(self) -> Gaussian:
+        # A trace of the whole covariance: where good images hardly differ, numbers must stay within half precision.
+        covariance = self.within + 1e-4 * self.whole
+        return self.mean.float(), _whitening(covariance, max(2.0, self.count / OVERLAP))
+
+    def plain(self, channels: dict[int, int]) -> Gaussian:
+        """Channels of PLAIN_STAGES in their deviations, turned to the directions in which these vary most.
+
+        Args:
+            channels: of each stage, in order.
+        """
+        variance = self.whole.diagonal().clamp_min(0)
+        used = torch.cat([torch.full((n,), stage in PLAIN_STAGES) for stage, n in channels.items()])
+        scale = used / (variance + 1e-4 * variance[used].mean() + TINY).sqrt()
+        _, axes = torch.linalg.eigh(self.whole * torch.outer(scale, scale))
+        return self.mean.float(), (axes[:, -PLAIN:].T * scale).float().contiguous()
 
 
 def _whitening(covariance: Tensor, samples: float) -> Tensor:
@@ -444,5 +518,6 @@ def _whiten(gaussian: Gaussian, x: Tensor) -> Tensor:
 
 
 def _voices(whole: Gaussian, vectors: Tensor, maps: Tensor) -> Tensor:
-    """(B, 3): the worst place of both maps (B, 2, h, w), and the distance of the whole."""
-    return torch.cat((maps.amax((2, 3)), torch.linalg.vector_norm(_whiten(whole, vectors), dim=-1, keepdim=True)), 1)
+    """(B, V): the worst place of each of the maps (B, V - 1, h, w), and the distance of the whole (B,)."""
+    distance = torch.linalg.vector_norm(_whiten(whole, vectors), dim=-1)
+    return torch.cat((maps.amax((2, 3)), distance[:, None]), 1)
