@@ -189,9 +189,10 @@ def _learned(one: Learned) -> str:
 
 def histogram(one: Learned) -> str:
     """Scores of the held-out good photos, with REVIEW and the limit."""
-    step = one.fail / 20  # the limit is the edge of a bar
-    end = step * max(25, math.ceil(float(one.scores.max()) / step) + 1)
-    counts, edges = np.histogram(one.scores, bins=np.arange(0.0, end + step / 2, step))
+    # The limit is the edge of a bar, to the last bit: the highest good part often lies just under it.
+    edges = one.fail * (np.arange(max(26, math.ceil(20 * float(one.scores.max()) / one.fail) + 2)) / 20)
+    end = edges[-1]
+    counts, _ = np.histogram(one.scores, bins=edges)
     top = int(counts.max())
     bars = "".join(
         f'<rect class="bar" x="{_x(left / end):.1f}" width="{_x(right / end) - _x(left / end) - 1:.1f}"'
