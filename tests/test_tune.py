@@ -1,9 +1,11 @@
 """Limits: on trial against known and recorded parts, saved under a name, kept, undone; two people do not collide."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import resource
+import sqlite3
 import threading
 
 import numpy as np
@@ -16,7 +18,15 @@ from anomaly.accounts import OPERATOR, SUPERVISOR, VISITOR, Person
 from anomaly.backbones import digest_of
 from anomaly.cli import main
 from anomaly.detectors.base import MANIFEST, SCHEMA, WEIGHTS
-from anomaly.errors import ConflictingSave, Forbidden, StaleThreshold, ThresholdError, UnsupportedPromise, UsageError
+from anomaly.errors import (
+    ConflictingSave,
+    Forbidden,
+    RecordError,
+    StaleThreshold,
+    ThresholdError,
+    UnsupportedPromise,
+    UsageError,
+)
 from anomaly.handlers.desk import figures, ranking
 from anomaly.handlers.session import Session, Site
 from anomaly.handlers.tune import TuneHandlers
@@ -382,6 +392,24 @@ def test_what_if_flips_are_those_counted_by_hand(site, handlers, tmp_path):
     ]
     page = limits.what_if(found)
     assert page.count("<img") == 2 and "a person said: <b>ok</b>" in page
+    assert found.objected == 1 and "1 of them stay in REVIEW at any limit" in page
+
+
+@pytest.mark.parametrize("trouble", ["locked", "damaged"])
+def test_a_record_that_cannot_be_read_keeps_nobody_from_tuning(site, handlers, tmp_path, monkeypatch, trouble):
+    record(site.history, tmp_path, 4.0)
+    monkeypatch.setattr("anomaly.history.database.WAIT", 0.1)
+    with contextlib.closing(sqlite3.connect(site.history.path)) as other:
+        if trouble == "locked":
+            other.execute("PRAGMA locking_mode = EXCLUSIVE")
+            other.execute("BEGIN EXCLUSIVE")
+        else:
+            site.history.path.write_bytes(b"garbage!" * 512)
+        desk = handlers.open(person(), "plate").move(fail=9.5)
+        with pytest.raises(RecordError, match=trouble):
+            handlers.what_if(person(), desk)
+        saved = handlers.save(person(), desk, who="anna", why="fewer false alarms")
+    assert stored(site).fail == 9.5 and len(saved.versions) == 2
 
 
 def test_every_recorded_part_is_judged_as_an_inspection_would(site, handlers, tmp_path):

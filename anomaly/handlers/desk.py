@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from anomaly import metrics, runs, thresholds, training
-from anomaly.errors import StaleThreshold, UsageError
+from anomaly.errors import RecordError, StaleThreshold, UsageError
 from anomaly.history import Columns
 from anomaly.metrics import Estimate
 from anomaly.thresholds import BY_HAND, Choice, OperatingPoint
@@ -28,7 +28,7 @@ class Desk:
     Attributes:
         stored: the operating point that judges now, None if there is none.
         versions: all of them, oldest first, `stored` the last; damage: why they cannot be read.
-        record: what people inspected with these weights, None where no record is kept.
+        record: what people inspected with these weights, None where no record is kept; unread: why it cannot be read.
         reviewed: parts that people reviewed are counted among the known ones.
         choice: the limits on trial; number: which of `versions` they are, counted from 1, or None.
     """
@@ -39,6 +39,7 @@ class Desk:
     versions: tuple[OperatingPoint, ...]
     damage: str
     record: Columns | None
+    unread: RecordError | None
     reviewed: bool
     choice: Choice
     number: int | None
