@@ -27,6 +27,8 @@ GRADIO_SAYS = {  # entries for words that are not ours
     "Remove this file",
     "Click to upload or drop files",
     "common.upload",
+    "File(s) exceed the maximum allowed size of {n} Mb: {file}",
+    "Connection to the server was lost. Attempting reconnection...",
     "Drop File Here",
     "- or -",
     "Click to Upload",
