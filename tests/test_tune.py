@@ -33,7 +33,7 @@ from anomaly.handlers.tune import TuneHandlers
 from anomaly.history import History
 from anomaly.inspection import Inspection, Inspector
 from anomaly.thresholds import BY_HAND, OperatingPoint, Thresholds, by_hand, decide, interval, ledger, standing
-from anomaly.ui import limits, tune
+from anomaly.ui import limits, plots, tune
 
 NAME = "mahalanobis"
 GOOD = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
@@ -377,6 +377,14 @@ def test_reviewed_parts_count_once_a_photo_and_only_if_asked(site, handlers, tmp
     assert more.by_rule("f1").choice.n_good == 11
 
 
+def test_a_part_called_good_by_mistake_does_not_stretch_the_axis(site, handlers, tmp_path):
+    record(site.history, tmp_path, 900.0, said="ok")
+    desk = handlers.open(person(), "plate")
+    more = desk.include_reviewed(True)
+    assert more.good.max() == 900 and more.end == desk.end
+    assert '<span class="good">› 1</span>' in plots.histogram(more)
+
+
 def test_what_if_flips_are_those_counted_by_hand(site, handlers, tmp_path):
     # On record under FAIL 9 and REVIEW 6; on trial FAIL 5 and REVIEW 3.
     for score in (2.0, 4.0, 7.0, 12.0):  # OK stays OK, OK -> REVIEW, REVIEW -> ANOMALY, ANOMALY stays
@@ -392,7 +400,7 @@ def test_what_if_flips_are_those_counted_by_hand(site, handlers, tmp_path):
     ]
     page = limits.what_if(found)
     assert page.count("<img") == 2 and "a person said: <b>ok</b>" in page
-    assert found.objected == 1 and "1 of them stay in REVIEW at any limit" in page
+    assert found.objected == 1 and "1 of 5 stay in REVIEW at any limit" in page
 
 
 @pytest.mark.parametrize("trouble", ["locked", "damaged"])

@@ -15,7 +15,7 @@ from anomaly.metrics import Estimate
 from anomaly.thresholds import BY_HAND, Choice, OperatingPoint
 
 VERDICTS = ("OK", "REVIEW", "ANOMALY")
-FAR = 0.1  # quantile of defects that the axis of scores reaches at least; the rest are counted at its end
+FAR = 0.1  # quantile of defects, and of reviewed good parts from above, that the axis of scores reaches at least
 ROOM = 1.25  # times the largest thing that the axis must hold
 
 
@@ -80,11 +80,13 @@ class Desk:
 
     @property
     def end(self) -> float:
-        """Where the axis of scores ends, two digits long: past all good parts and the weakest defects, and at twice the
-        limit at least, since too many false alarms are cured by a higher one.
+        """Where the axis of scores ends, two digits long: past all held-out parts and the weakest defects, and at twice
+        the limit at least, since too many false alarms are cured by a higher one. What lies further is counted at its
+        end: one part that a person called good by mistake must not make the steps of the sliders coarse.
         """
         weakest = np.quantile(self.defect, FAR) if self.defect.size else 0.0
-        least = max(2 * float(self.fail), ROOM * float(max(self.good.max(), weakest)))
+        usual = max(self.held_out.max(), np.quantile(self.good, 1 - FAR))
+        least = max(2 * float(self.fail), ROOM * float(max(usual, weakest)))
         digits = 1 - math.floor(math.log10(least))
         return round(math.ceil(least * 10**digits) / 10**digits, digits)
 
