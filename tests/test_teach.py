@@ -367,6 +367,13 @@ def test_the_highest_good_part_is_drawn_under_its_limit():
         assert len(bars) == 2 and all(float(x) + float(width) <= limit for x, width in bars)
 
 
+def test_a_comparison_says_how_sure_it_is(taught):
+    side = versions.Side(n_good=15, false_alarms=1, median=0.5, highest=1.1, n_defect=4, caught=3)
+    shown = look.comparison(versions.Version(taught, "20260101T000000", None, side, side))
+    assert shown.count("6.7% (1 of 15, 95% interval 0.2-31.9%)") == 2
+    assert shown.count("75.0% (3 of 4, 95% interval 19.4-99.4%)") == 2
+
+
 def test_one_training_at_a_time_and_a_second_is_told(handlers, photos):
     hold, tray = threading.Event(), seen_by(handlers, photos)
     first = handlers.room.begin("First", lambda lesson: hold.wait(20))

@@ -8,6 +8,8 @@ import numpy as np
 from anomaly.handlers.teach import Checked, Learned, Lessons, Taught, Tray
 from anomaly.intake import FEWEST
 from anomaly.lessons import CANCELLED, DONE, FAILED, RUNNING, Lesson
+from anomaly.monitor import Share
+from anomaly.ui.charts import percent
 from anomaly.ui.pieces import bar, data_uri, icon, moment, number, picture
 from anomaly.versions import Side, Version
 
@@ -219,7 +221,7 @@ def comparison(version: Version) -> str:
     """Both versions on the same photos, side by side."""
     rows = (
         ("Good photos that neither has learned", lambda side: f"{side.n_good}"),
-        ("False alarms among them", lambda side: f"{side.false_alarms} ({_percent(side.false_alarms, side.n_good)})"),
+        ("False alarms among them", lambda side: percent(Share(side.false_alarms, side.n_good))),
         ("Typical score of them, in limits", lambda side: f"{side.median:.2f}"),
         ("Highest score of them, in limits", lambda side: f"{side.highest:.2f}"),
         ("Known defects that are caught", _caught),
@@ -260,11 +262,7 @@ def _use(version: Version) -> str:
 
 
 def _caught(side: Side) -> str:
-    return f"{side.caught} of {side.n_defect}" if side.n_defect else "none on record"
-
-
-def _percent(count: int, of: int) -> str:
-    return f"{100 * count / of:.1f}%" if of else "–"
+    return percent(Share(side.caught, side.n_defect)) if side.n_defect else "none on record"
 
 
 def _canvas(said: str, kind: str) -> str:
