@@ -586,7 +586,7 @@ def test_a_supervisor_tunes_saves_is_told_of_another_and_rolls_back(page, site):
     page.get_by_label("Count reviewed parts").check()
     expect(page.locator("#tune-said")).to_contain_text("7 of 11 good parts raise a false alarm")
     page.get_by_label("Count reviewed parts").uncheck()
-    page.get_by_role("radio", name="false-alarms").check()
+    page.get_by_role("radio", name="At most so many false alarms").check()
     expect(page.locator("#tune-refused")).to_contain_text("need 49 held-out good images, 10 were found")
     expect(page.locator("#tune-said h2")).to_contain_text("FAIL 5 · REVIEW 3")
     page.get_by_role("button", name="Save these limits").click()
