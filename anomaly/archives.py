@@ -83,22 +83,20 @@ def unpack(archive: Path, folder: Path) -> Iterator[Unpacked]:
         for number, entry in enumerate(book.files):
             name = _shown(entry.filename)
             target = folder / f"{number:06d}" / harmless(name.rsplit("/", 1)[-1])
-            reason = _objection(entry)
-            if reason:
-                yield Unpacked(
-                    name, None, ArchiveError(f"{name} {reason}", "Pack the photos themselves, and only them")
-                )
+            objection = _objection(entry, name)
+            if objection:
+                yield Unpacked(name, None, ArchiveError(objection, "Pack the photos themselves, and only them"))
                 continue
             try:
-                book.copy(entry, target)
+                book.copy(entry, name, target)
                 found = Unpacked(name, target)
             except _Refused as error:
-                found = Unpacked(name, None, ArchiveError(f"{name} {error}", "Export the photo again"))
+                found = Unpacked(name, None, ArchiveError(str(error), "Export the photo again"))
             yield found
 
 
 class _Refused(Exception):
-    """A file that cannot be unpacked, said as the rest of a sentence that begins with its name."""
+    """A file that cannot be unpacked."""
 
 
 class _Book:
@@ -142,16 +140,16 @@ class _Book:
         problem = f"{self.name} unpacks to over {self.allowed / 2**20:,.0f} MB, which no ZIP of photos of its size does"
         return ArchiveError(problem, "Pack fewer photos, or JPEG or PNG instead of bitmaps")
 
-    def copy(self, entry: zipfile.ZipInfo, target: Path) -> None:
-        """Unpack one file; half of one is never left behind."""
+    def copy(self, entry: zipfile.ZipInfo, name: str, target: Path) -> None:
+        """Unpack one file, `name` for people; half of one is never left behind."""
         whole = False
         try:
             target.parent.mkdir(parents=True)
             with target.open("xb") as out, self._zip.open(entry) as stream:
-                self._pour(stream, out)
+                self._pour(stream, name, out)
             whole = True
         except _DAMAGE as error:
-            raise _Refused(f"is damaged inside of {self.name}") from error
+            raise _Refused(f"{name} is damaged inside of {self.name}") from error
         except OSError as error:
             problem = f"{self.name} cannot be unpacked on this server ({error.strerror})"
             raise ArchiveError(problem, "Make room on its disk, or send fewer photos at once") from error
@@ -159,7 +157,7 @@ class _Book:
             if not whole:
                 shutil.rmtree(target.parent, ignore_errors=True)
 
-    def _pour(self, stream: IO[bytes], out: IO[bytes]) -> None:
+    def _pour(self, stream: IO[bytes], name: str, out: IO[bytes]) -> None:
         """Copy and count: the sizes in a ZIP are its own word."""
         written = 0
         while chunk := stream.read(_CHUNK):
@@ -168,7 +166,7 @@ class _Book:
             if self._left < 0:
                 raise self._bomb()
             if written > MAX_FILE:
-                raise _Refused(f"is larger than {MAX_FILE // 2**20} MB, the most for one photo")
+                raise _Refused(f"{name} is larger than {MAX_FILE // 2**20} MB, the most for one photo")
             out.write(chunk)
 
 
@@ -196,18 +194,18 @@ def _counts(entry: zipfile.ZipInfo) -> bool:
     return bool(parts[-1]) and (not hidden or parts[-1] == "..")
 
 
-def _objection(entry: zipfile.ZipInfo) -> str:
-    """Why a file is not unpacked, as the rest of a sentence that begins with its name; "" if it is."""
-    name, kind = entry.filename.replace("\\", "/"), stat.S_IFMT(entry.external_attr >> 16)
-    if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name):
-        return "names a place outside of the ZIP"
+def _objection(entry: zipfile.ZipInfo, name: str) -> str:
+    """Why a file, `name` for people, is not unpacked; "" if it is."""
+    path, kind = entry.filename.replace("\\", "/"), stat.S_IFMT(entry.external_attr >> 16)
+    if path.startswith("/") or ".." in path.split("/") or re.match(r"[A-Za-z]:", path):
+        return f"{name} names a place outside of the ZIP"
     if kind and kind != stat.S_IFREG:
-        return "is a link or a device, not a file"
+        return f"{name} is a link or a device, not a file"
     if entry.flag_bits & _ENCRYPTED:
-        return "is locked with a password"
+        return f"{name} is locked with a password"
     if entry.compress_type not in _METHODS:
-        return "is packed by another method than an ordinary ZIP's"
-    return "is an archive inside of an archive" if _INNER.search(name) else ""
+        return f"{name} is packed by another method than an ordinary ZIP's"
+    return f"{name} is an archive inside of an archive" if _INNER.search(path) else ""
 
 
 def _shown(name: str) -> str:

@@ -113,6 +113,10 @@ class Inspection:
         """(h, w, 3) uint8 RGB: the preview under its map, with the outlines of the defects."""
         return render.overlay(self.preview, self.map, self.pixel_threshold, pixel_threshold=self.pixel_threshold)
 
+    def outlined(self) -> np.ndarray:
+        """(h, w, 3) uint8 RGB: the preview with the outlines of the defects and nothing over them."""
+        return render.outlined(self.preview, self.map >= self.pixel_threshold)
+
     def to_json(self) -> dict:
         """One line of `python -m anomaly inspect --json`."""
         named = self.named

@@ -97,7 +97,8 @@ def image_auroc(labels: ArrayLike, scores: ArrayLike) -> float:
 def image_ap(labels: ArrayLike, scores: ArrayLike) -> float:
     """Average precision: the sum over thresholds of precision times gain in recall, without interpolation."""
     tp, fp, positives = _counts(labels, scores)
-    return float(np.sum(np.diff(tp, prepend=0) / positives * tp / (tp + fp)))
+    # Divided once, at the end: a perfect ranking is 1 to the last bit, and `bootstrap` knows it as such.
+    return float(np.sum(np.diff(tp, prepend=0) * (tp / (tp + fp))) / positives)
 
 
 def best_f1(labels: ArrayLike, scores: ArrayLike) -> float:

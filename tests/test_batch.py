@@ -110,6 +110,7 @@ def test_every_photo_becomes_a_row_and_a_bad_one_stops_nothing(handlers, photos)
     thumbnail = decode_image(page.cards[0].thumbnail, name="thumbnail")
     assert thumbnail.shape == (60, 80, 3)
     assert thumbnail[8:17, 18:32].max() > 200 > thumbnail[40:].max(), "the defect, and it alone, has a light outline"
+    assert (thumbnail < 60).all(axis=2).sum() > 20, "the dark spot itself is seen, no colour lies over it"
 
 
 def test_filters_narrow_and_pages_follow_each_other(handlers, photos, monkeypatch):

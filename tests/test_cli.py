@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 NAME = "mahalanobis"
 VERBS = (
     *("synth", "train", "calibrate", "tune", "thresholds", "evaluate", "inspect", "list", "bench", "pretrain"),
-    *("record", "review", "serve", "check", "refit", "versions", "passwd", "classify", "types"),
+    *("record", "review", "serve", "check", "refit", "versions", "passwd", "classify", "types", "compare"),
 )
 LINE = set(JSON_KEYS)
 FIGURES = {

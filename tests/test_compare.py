@@ -1,10 +1,13 @@
 """The Compare tab: what each detector and each product says of one photo, on scales that they share."""
 
+import json
+
 import gradio as gr
 import numpy as np
 import pytest
 from served import launched, toy_site, write_plate
 
+from anomaly import cli
 from anomaly.accounts import OPERATOR, Person
 from anomaly.errors import ThresholdError, UnknownName, UsageError
 from anomaly.handlers.compare import CompareHandlers, Comparison, nearest, verdicts
@@ -149,6 +152,45 @@ def test_names_from_outside_are_escaped(handlers, asked):
     page = compare.columns(asked, list(handlers.detectors(asked)))
     assert "<img onerror" not in page
     assert "&lt;img onerror=x&gt;.png" in page
+
+
+@pytest.fixture
+def compared(inspector, tmp_path, monkeypatch, capsys):
+    """What `compare` on the command line prints of a spotted plate."""
+    monkeypatch.setattr("anomaly.inspection.Inspector", lambda **_: inspector)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        photo = write_plate(tmp_path / "spotted.png", spot=0)
+        status = cli.main(["compare", str(photo), "--category", "plate", *words])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_line_compares_as_the_page_does(handlers, asked, compared):
+    status, out, _ = compared("--json")
+    shown = json.loads(out)
+    sides = [side.to_json() for side in handlers.detectors(asked)]
+    assert status == 0 and shown["detectors"] == sides
+    assert [(side["detector"], side["level"], side["verdict"]) for side in sides] == [
+        ("toy", 2.0, "ANOMALY"),
+        ("twin", 2.0, "ANOMALY"),
+        ("blind", None, None),
+    ]
+    assert "calibrate" in sides[2]["error"] and sides[0]["error"] is None
+    assert sides[0]["percentile"] == standing(20.0, range(20)).to_json()
+    assert [side["product"] for side in shown["products"]] == ["Gray plate", "Other plate"]
+    words = compared()[1]
+    assert "The detectors agree: ANOMALY." in words
+    assert "2.00 x the limit. Higher than 20 of 20 good parts (95% interval 83-100%)" in words
+
+
+def test_what_cannot_be_compared_is_one_line(tmp_path, compared, capsys):
+    status, _, err = compared("--category", "plat")
+    assert status == 2 and "Give one of: plate, other_plate" in err
+    (tmp_path / "notes.png").write_text("no photo")
+    assert cli.main(["compare", str(tmp_path / "notes.png"), "--category", "plate"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_comparison_is_not_recorded(inspector, tmp_path, asked):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from served import ROOT, ToyInspector, free_port, toy_site, write_plate
 
-from anomaly import ui
+from anomaly import errors, ui
 from anomaly.accounts import Desk
 from anomaly.history import History
 from anomaly.ui import theme
@@ -27,6 +27,10 @@ GRADIO_SAYS = {  # entries for words that are not ours
     "Remove this file",
     "Click to upload or drop files",
     "common.upload",
+    "File(s) exceed the maximum allowed size of {n} Mb: {file}",
+    "Connection to the server was lost. Attempting reconnection...",
+    "No space left on device",  # and these of the system
+    "Permission denied",
     "Drop File Here",
     "- or -",
     "Click to Upload",
@@ -199,6 +203,31 @@ def test_every_entry_of_the_catalogue_is_used():
     text = sources()
     unused = [key for key in WORDS.keys() - GRADIO_SAYS if PLACEHOLDER.sub("{}", key) not in text]
     assert unused == []
+
+
+ROOMS = ("archives", "handlers/batch", "handlers/photos", "handlers/tune", "handlers/desk", "history/photos")
+ROOMS += ("lessons", "teaching", "thresholds/ledger")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_what_refuses_bad_input_is_translated(room):
+    """Problem and remedy of every error that is raised here, given in place or as a variable."""
+
+    def template(node) -> str:
+        parts = [node] if isinstance(node, ast.Constant) else getattr(node, "values", [])
+        return "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in parts)
+
+    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
+    nodes = list(ast.walk(ast.parse((ROOT / "anomaly" / f"{room}.py").read_text(encoding="utf-8"))))
+    assigned = [node for node in nodes if isinstance(node, ast.Assign)]
+    problems = [node.value for node in assigned if getattr(node.targets[0], "id", "") == "problem"]
+    said = set()
+    for call in nodes:
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") in kinds:
+            for given in call.args:
+                said |= set(map(template, problems if getattr(given, "id", "") == "problem" else [given]))
+    said.discard("")  # words of other places
+    assert said and said <= {PLACEHOLDER.sub("{}", key) for key in WORDS}
 
 
 @pytest.mark.parametrize(("locale", "word"), [("zh-CN", "异常"), ("ms-MY", "ANOMALI")])

@@ -154,6 +154,10 @@ def test_a_perfect_result_of_few_images_is_not_called_certain():
     perfect = bootstrap(image_auroc, [0] * 9 + [1] * 4, range(13), rounds=20)
     assert (perfect.value, perfect.high) == (1, 1)
     assert perfect.low == pytest.approx(0.025**0.25)
+    for n in (4, 30, 49):  # n parts of 1/n each may sum to less than 1
+        precise = bootstrap(image_ap, [0] * 9 + [1] * n, range(9 + n), rounds=20)
+        assert (precise.value, precise.high) == (1, 1)
+        assert precise.low == pytest.approx(0.025 ** (1 / min(n, 9)))
     worst = bootstrap(image_auroc, [1] * 4 + [0] * 9, range(13), rounds=20)
     assert (worst.low, worst.high) == pytest.approx((0, 1 - 0.025**0.25))
 

@@ -4,6 +4,7 @@ import inspect
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from anomaly.images import checked_region, write_image
 from anomaly.inspection import Inspector
 from anomaly.lessons import CANCELLED, DONE, FAILED, Cancelled
 from anomaly.thresholds import Thresholds, ledger
+from anomaly.ui import lesson as look
 
 NAME = "mahalanobis"
 BOSS = Session(person=Person("ann", SUPERVISOR))
@@ -354,6 +356,22 @@ def test_a_lesson_ends_in_a_product_with_a_limit_and_its_photos(handlers, photos
         "About 76 photos would support a promise of 5%",
     )
     assert handlers.site.inspector.inspect(photos[0], category="m8_plate").score > 0
+
+
+def test_the_highest_good_part_is_drawn_under_its_limit():
+    for fail in (1.137, 80.32044219970705):  # twenty times a twentieth of the second is less than it
+        scores = np.array([0.1 * fail, np.nextafter(fail, 0)])
+        drawn = look.histogram(teach.Learned("plate", NAME, scores, fail, 0.5 * fail, "", 8, (), ()))
+        limit = float(re.search(r'class="limit" x1="([\d.]+)"', drawn)[1])
+        bars = re.findall(r'class="bar" x="([\d.]+)" width="([\d.]+)"', drawn)
+        assert len(bars) == 2 and all(float(x) + float(width) <= limit for x, width in bars)
+
+
+def test_a_comparison_says_how_sure_it_is(taught):
+    side = versions.Side(n_good=15, false_alarms=1, median=0.5, highest=1.1, n_defect=4, caught=3)
+    shown = look.comparison(versions.Version(taught, "20260101T000000", None, side, side))
+    assert shown.count("6.7% (1 of 15, 95% interval 0.2-31.9%)") == 2
+    assert shown.count("75.0% (3 of 4, 95% interval 19.4-99.4%)") == 2
 
 
 def test_one_training_at_a_time_and_a_second_is_told(handlers, photos):

@@ -1,9 +1,11 @@
 """Limits: on trial against known and recorded parts, saved under a name, kept, undone; two people do not collide."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import resource
+import sqlite3
 import threading
 
 import numpy as np
@@ -16,14 +18,22 @@ from anomaly.accounts import OPERATOR, SUPERVISOR, VISITOR, Person
 from anomaly.backbones import digest_of
 from anomaly.cli import main
 from anomaly.detectors.base import MANIFEST, SCHEMA, WEIGHTS
-from anomaly.errors import ConflictingSave, Forbidden, StaleThreshold, ThresholdError, UnsupportedPromise, UsageError
+from anomaly.errors import (
+    ConflictingSave,
+    Forbidden,
+    RecordError,
+    StaleThreshold,
+    ThresholdError,
+    UnsupportedPromise,
+    UsageError,
+)
 from anomaly.handlers.desk import figures, ranking
 from anomaly.handlers.session import Session, Site
 from anomaly.handlers.tune import TuneHandlers
 from anomaly.history import History
 from anomaly.inspection import Inspection, Inspector
 from anomaly.thresholds import BY_HAND, OperatingPoint, Thresholds, by_hand, decide, interval, ledger, standing
-from anomaly.ui import limits, tune
+from anomaly.ui import limits, plots, tune
 
 NAME = "mahalanobis"
 GOOD = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
@@ -367,6 +377,14 @@ def test_reviewed_parts_count_once_a_photo_and_only_if_asked(site, handlers, tmp
     assert more.by_rule("f1").choice.n_good == 11
 
 
+def test_a_part_called_good_by_mistake_does_not_stretch_the_axis(site, handlers, tmp_path):
+    record(site.history, tmp_path, 900.0, said="ok")
+    desk = handlers.open(person(), "plate")
+    more = desk.include_reviewed(True)
+    assert more.good.max() == 900 and more.end == desk.end
+    assert '<span class="good">› 1</span>' in plots.histogram(more)
+
+
 def test_what_if_flips_are_those_counted_by_hand(site, handlers, tmp_path):
     # On record under FAIL 9 and REVIEW 6; on trial FAIL 5 and REVIEW 3.
     for score in (2.0, 4.0, 7.0, 12.0):  # OK stays OK, OK -> REVIEW, REVIEW -> ANOMALY, ANOMALY stays
@@ -382,6 +400,24 @@ def test_what_if_flips_are_those_counted_by_hand(site, handlers, tmp_path):
     ]
     page = limits.what_if(found)
     assert page.count("<img") == 2 and "a person said: <b>ok</b>" in page
+    assert found.objected == 1 and "1 of 5 stay in REVIEW at any limit" in page
+
+
+@pytest.mark.parametrize("trouble", ["locked", "damaged"])
+def test_a_record_that_cannot_be_read_keeps_nobody_from_tuning(site, handlers, tmp_path, monkeypatch, trouble):
+    record(site.history, tmp_path, 4.0)
+    monkeypatch.setattr("anomaly.history.database.WAIT", 0.1)
+    with contextlib.closing(sqlite3.connect(site.history.path)) as other:
+        if trouble == "locked":
+            other.execute("PRAGMA locking_mode = EXCLUSIVE")
+            other.execute("BEGIN EXCLUSIVE")
+        else:
+            site.history.path.write_bytes(b"garbage!" * 512)
+        desk = handlers.open(person(), "plate").move(fail=9.5)
+        with pytest.raises(RecordError, match=trouble):
+            handlers.what_if(person(), desk)
+        saved = handlers.save(person(), desk, who="anna", why="fewer false alarms")
+    assert stored(site).fail == 9.5 and len(saved.versions) == 2
 
 
 def test_every_recorded_part_is_judged_as_an_inspection_would(site, handlers, tmp_path):
@@ -550,7 +586,7 @@ def test_a_supervisor_tunes_saves_is_told_of_another_and_rolls_back(page, site):
     page.get_by_label("Count reviewed parts").check()
     expect(page.locator("#tune-said")).to_contain_text("7 of 11 good parts raise a false alarm")
     page.get_by_label("Count reviewed parts").uncheck()
-    page.get_by_role("radio", name="false-alarms").check()
+    page.get_by_role("radio", name="At most so many false alarms").check()
     expect(page.locator("#tune-refused")).to_contain_text("need 49 held-out good images, 10 were found")
     expect(page.locator("#tune-said h2")).to_contain_text("FAIL 5 · REVIEW 3")
     page.get_by_role("button", name="Save these limits").click()

@@ -24,6 +24,7 @@ VERBS = {  # in the order of --help
     "thresholds": limits.list_thresholds,
     "evaluate": learn.evaluate,
     "inspect": judge.inspect,
+    "compare": judge.compare,
     "classify": classes.classify,
     "list": serve.list_runs,
     "bench": serve.bench,

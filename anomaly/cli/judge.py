@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anomaly.cli.options import BOOK, RECORD, RUNS, Active, Book, JsonLines, Progress, Record, Runs
+from anomaly.cli.options import BOOK, RECORD, RUNS, Active, Book, Category, Json, JsonLines, Progress, Record, Runs
 from anomaly.errors import ArchiveError, ImageError, RecordError, UsageError, WrongProduct
 
 if TYPE_CHECKING:
+    from anomaly.handlers.compare import Side
     from anomaly.history import History
 
 
@@ -79,6 +80,42 @@ def inspect(
     for name in sorted(unchecked):
         print(f"Note: {UNCHECKED.format(name)}", file=sys.stderr)
     raise typer.Exit(1 if results.counts["ANOMALY"] else 2 if failed or wrong else 0)
+
+
+def compare(
+    path: Annotated[Path, typer.Argument(help="a photo")],
+    category: Category,
+    as_json: Json = False,
+    runs: Runs = RUNS,
+    thresholds: Book = BOOK,
+) -> None:
+    """One photo by every detector of a product, and by the deciding one of every product, on scales that they share."""
+    from anomaly.handlers.compare import CompareHandlers, Comparison, nearest, verdicts
+    from anomaly.handlers.session import Site
+    from anomaly.images import read_image
+    from anomaly.inspection import Inspector
+
+    read_image(path)  # refused once, and not by each detector
+    handlers = CompareHandlers(Site(runs, thresholds, Inspector(runs=runs, thresholds=thresholds), None))
+    asked = Comparison()
+    handlers.take_photo(asked, str(path))
+    handlers.choose_product(asked, category)
+    sides = list(handlers.detectors(asked))
+    others = nearest(list(handlers.all_products(asked)))
+    if as_json:
+        detectors, products = ([side.to_json() for side in found] for found in (sides, others))
+        print(json.dumps({"path": str(path), "detectors": detectors, "products": products}, indent=1))
+        return
+    print(*map(_side, sides), sep="\n")
+    print(*filter(None, [verdicts(sides)]), "", "Against every product:", sep="\n")
+    print(*map(_side, others), sep="\n")
+
+
+def _side(side: Side) -> str:
+    name = f"{side.product} / {side.detector}"
+    if side.reading is None:
+        return f"{name:32} {side.refusal}"
+    return f"{name:32} {side.reading.verdict:8} {side.reading.level:7.2f} x the limit. {side.reading.doubt}"
 
 
 def show_record(

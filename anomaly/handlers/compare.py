@@ -81,6 +81,20 @@ class Side:
     heading: str = "Not inspected"
     refusal: str = ""
 
+    def to_json(self) -> dict:
+        """What `python -m anomaly compare --json` prints of it; null where it refused, and `error` says why."""
+        read = self.reading
+        judged = ("verdict", "level", "score", "threshold")
+        return {
+            "product": self.product,
+            "detector": self.detector,
+            "decides": self.decides,
+            **{name: read and getattr(read, name) for name in judged},
+            "percentile": read and read.standing.to_json(),
+            "capture": list(read.capture) if read else [],
+            "error": self.refusal or None,
+        }
+
 
 class CompareHandlers:
     """The verbs of the Compare tab. Nothing is recorded: the same part is judged many times here."""

@@ -9,13 +9,13 @@ from functools import lru_cache
 import numpy as np
 
 from anomaly import metrics, runs, thresholds, training
-from anomaly.errors import StaleThreshold, UsageError
+from anomaly.errors import RecordError, StaleThreshold, UsageError
 from anomaly.history import Columns
 from anomaly.metrics import Estimate
 from anomaly.thresholds import BY_HAND, Choice, OperatingPoint
 
 VERDICTS = ("OK", "REVIEW", "ANOMALY")
-FAR = 0.1  # quantile of defects that the axis of scores reaches at least; the rest are counted at its end
+FAR = 0.1  # quantile of defects, and of reviewed good parts from above, that the axis of scores reaches at least
 ROOM = 1.25  # times the largest thing that the axis must hold
 
 
@@ -28,7 +28,7 @@ class Desk:
     Attributes:
         stored: the operating point that judges now, None if there is none.
         versions: all of them, oldest first, `stored` the last; damage: why they cannot be read.
-        record: what people inspected with these weights, None where no record is kept.
+        record: what people inspected with these weights, None where no record is kept; unread: why it cannot be read.
         reviewed: parts that people reviewed are counted among the known ones.
         choice: the limits on trial; number: which of `versions` they are, counted from 1, or None.
     """
@@ -39,6 +39,7 @@ class Desk:
     versions: tuple[OperatingPoint, ...]
     damage: str
     record: Columns | None
+    unread: RecordError | None
     reviewed: bool
     choice: Choice
     number: int | None
@@ -79,11 +80,13 @@ class Desk:
 
     @property
     def end(self) -> float:
-        """Where the axis of scores ends, two digits long: past all good parts and the weakest defects, and at twice the
-        limit at least, since too many false alarms are cured by a higher one.
+        """Where the axis of scores ends, two digits long: past all held-out parts and the weakest defects, and at twice
+        the limit at least, since too many false alarms are cured by a higher one. What lies further is counted at its
+        end: one part that a person called good by mistake must not make the steps of the sliders coarse.
         """
         weakest = np.quantile(self.defect, FAR) if self.defect.size else 0.0
-        least = max(2 * float(self.fail), ROOM * float(max(self.good.max(), weakest)))
+        usual = max(self.held_out.max(), np.quantile(self.good, 1 - FAR))
+        least = max(2 * float(self.fail), ROOM * float(max(usual, weakest)))
         digits = 1 - math.floor(math.log10(least))
         return round(math.ceil(least * 10**digits) / 10**digits, digits)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from anomaly import runs, thresholds, training
 from anomaly.accounts import OPERATOR, SUPERVISOR
-from anomaly.errors import StaleThreshold, ThresholdError, UsageError
+from anomaly.errors import RecordError, StaleThreshold, ThresholdError, UsageError
 from anomaly.handlers.desk import Desk, chosen, figures, judged, ranking
 from anomaly.handlers.session import Session, Site
 from anomaly.history import Entry
@@ -24,11 +24,14 @@ class WhatIf:
     """What the limits on trial would have said to recorded parts.
 
     Attributes:
-        total: of recorded parts; counts: {(verdict on record, verdict on trial): parts}, of those that change.
+        total: of recorded parts.
+        objected: those of them that stay in REVIEW, because the photo is unlike the good ones.
+        counts: {(verdict on record, verdict on trial): parts}, of those that change.
         parts: the newest of them, (entry, verdict on trial).
     """
 
     total: int
+    objected: int
     counts: dict[tuple[str, str], int]
     parts: tuple[tuple[Entry, str], ...]
 
@@ -53,7 +56,7 @@ class TuneHandlers:
 
         Raises:
             Forbidden: not an operator; UnknownName: no such category or detector; BrokenRun: the run is damaged;
-            ThresholdError: threshold.json cannot be read; RecordError: the record cannot.
+            ThresholdError: threshold.json cannot be read.
         """
         session.person.require(OPERATOR, "look at limits")
         book = Thresholds.load(self.site.thresholds)
@@ -66,13 +69,19 @@ class TuneHandlers:
             versions, damage = (stored,) if stored else (), str(error)
         fresh = stored is not None and stored.weights_sha256 == run.weights_sha256
         names = {"category": category, "detector": detector, "weights_sha256": run.weights_sha256}
+        record, unread = None, None
+        try:
+            record = self.site.history.columns(**names) if self.site.history else None
+        except RecordError as error:  # nor must a record that is locked or damaged
+            unread = error
         return Desk(
             title=runs.describe(self.site.runs, category)["title"],
             run=run,
             stored=stored,
             versions=versions,
             damage=damage,
-            record=self.site.history.columns(**names) if self.site.history else None,
+            record=record,
+            unread=unread,
             reviewed=False,
             choice=chosen(stored) if fresh else _first_choice(run),
             number=len(versions) if fresh else None,
@@ -89,8 +98,13 @@ class TuneHandlers:
         """Every recorded part judged anew from its score. None where no record is kept.
 
         A photo that the capture check objected to stays in REVIEW, whatever its score.
+
+        Raises:
+            RecordError: the record could not be read when the desk was laid out.
         """
         session.person.require(OPERATOR, "look at the record")
+        if desk.unread:
+            raise desk.unread
         if desk.record is None:
             return None
         now = np.where(desk.record.objected, "REVIEW", judged(desk.record.score, desk))
@@ -100,7 +114,7 @@ class TuneHandlers:
         for place in changed[:SHOWN]:
             with contextlib.suppress(UsageError):  # deleted since: old entries go
                 parts.append((self.site.history.get(int(desk.record.id[place])), str(now[place])))
-        return WhatIf(len(now), dict(counts.most_common()), tuple(parts))
+        return WhatIf(len(now), int(desk.record.objected.sum()), dict(counts.most_common()), tuple(parts))
 
     def save(self, session: Session, desk: Desk, *, who: str, why: str) -> Desk:
         """Store the limits on trial under a name and a reason; gives the desk as it is then.

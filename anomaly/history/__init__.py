@@ -144,7 +144,7 @@ class History:
             "alarm": inspection.alarm,
         }
         defects = inspection.map >= inspection.pixel_threshold
-        return self._write(facts, Path(inspection.path), inspection.heat(), defects, user)
+        return self._write(facts, Path(inspection.path), inspection.outlined(), defects, user)
 
     def refuse(self, path: Path, error: WrongProduct, *, detector: str | None, user: str) -> int:
         """Record a photo that shows another product than the one asked for, or none; gives its number.

@@ -88,8 +88,8 @@ class Results:
 
 
 def thumbnail(inspection: Inspection) -> bytes:
-    """The photo with heat and outlines as a JPEG, longest side 320 pixels."""
-    return encode_jpeg(shrink(inspection.heat(), THUMBNAIL), quality=80)
+    """The photo with outlined defects as a JPEG, longest side 320 pixels: so small, heat would hide what it marks."""
+    return encode_jpeg(shrink(inspection.outlined(), THUMBNAIL), quality=80)
 
 
 def unjudged(name: str, category: str | None, detector: str | None, error: AnomalyError | str) -> dict:

@@ -153,7 +153,7 @@ class Thresholds(Stored):
             write_whole(path, content.encode())
         except OSError as error:
             problem = f"{path} cannot be written ({error.strerror})"
-            raise ThresholdError(problem, "Check that its folder is there and may be written to") from error
+            raise ThresholdError(problem, "Check that its folder is there, may be written to and has room") from error
 
     def find(self, category: str, detector: str) -> OperatingPoint | None:
         """The stored operating point, whatever weights it was set for."""

@@ -223,7 +223,7 @@ def gallery(cards: tuple[Card, ...]) -> str:
 
 
 def _tile(card: Card) -> str:
-    said, name = _reading(card), card.name.rsplit("/", 1)[-1]
+    said = _reading(card)
     # The picture of an unreadable photo is its reason.
     shown = f'<p class="why-not">{escape(card.said)}</p>'
     if card.thumbnail:
@@ -231,7 +231,8 @@ def _tile(card: Card) -> str:
     remark = f'<p class="remark">{escape(card.said)}</p>' if card.said and card.thumbnail else ""
     return (
         f'<li class="{card.verdict.lower()}">{shown}<p class="head">{_icon(card.verdict)}<b>{card.verdict}</b>'
-        f"<span>{said}</span></p><p class='name'>{escape(name)}</p><p>{escape(card.category)}</p>{remark}</li>"
+        f"<span>{said}</span></p><p class='name' translate='no'>{escape(card.name)}</p>"
+        f"<p>{escape(card.category)}</p>{remark}</li>"
     )
 
 
@@ -242,7 +243,7 @@ def table(cards: tuple[Card, ...]) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in columns)
     rows = "".join(
         f'<tr class="{card.verdict.lower()}"><td>{_icon(card.verdict)}{card.verdict}</td>'
-        f'<th scope="row">{escape(card.name)}</th><td>{escape(card.category)}</td>'
+        f'<th scope="row" translate="no">{escape(card.name)}</th><td>{escape(card.category)}</td>'
         + "".join(f'<td class="n">{text}</td>' for text in _numbers(card))
         + f"<td>{escape(card.said)}</td></tr>"
         for card in cards

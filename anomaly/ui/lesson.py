@@ -8,6 +8,8 @@ import numpy as np
 from anomaly.handlers.teach import Checked, Learned, Lessons, Taught, Tray
 from anomaly.intake import FEWEST
 from anomaly.lessons import CANCELLED, DONE, FAILED, RUNNING, Lesson
+from anomaly.monitor import Share
+from anomaly.ui.charts import percent
 from anomaly.ui.pieces import bar, data_uri, icon, moment, number, picture
 from anomaly.versions import Side, Version
 
@@ -189,9 +191,10 @@ def _learned(one: Learned) -> str:
 
 def histogram(one: Learned) -> str:
     """Scores of the held-out good photos, with REVIEW and the limit."""
-    step = one.fail / 20  # the limit is the edge of a bar
-    end = step * max(25, math.ceil(float(one.scores.max()) / step) + 1)
-    counts, edges = np.histogram(one.scores, bins=np.arange(0.0, end + step / 2, step))
+    # The limit is the edge of a bar, to the last bit: the highest good part often lies just under it.
+    edges = one.fail * (np.arange(max(26, math.ceil(20 * float(one.scores.max()) / one.fail) + 2)) / 20)
+    end = edges[-1]
+    counts, _ = np.histogram(one.scores, bins=edges)
     top = int(counts.max())
     bars = "".join(
         f'<rect class="bar" x="{_x(left / end):.1f}" width="{_x(right / end) - _x(left / end) - 1:.1f}"'
@@ -218,7 +221,7 @@ def comparison(version: Version) -> str:
     """Both versions on the same photos, side by side."""
     rows = (
         ("Good photos that neither has learned", lambda side: f"{side.n_good}"),
-        ("False alarms among them", lambda side: f"{side.false_alarms} ({_percent(side.false_alarms, side.n_good)})"),
+        ("False alarms among them", lambda side: percent(Share(side.false_alarms, side.n_good))),
         ("Typical score of them, in limits", lambda side: f"{side.median:.2f}"),
         ("Highest score of them, in limits", lambda side: f"{side.highest:.2f}"),
         ("Known defects that are caught", _caught),
@@ -259,11 +262,7 @@ def _use(version: Version) -> str:
 
 
 def _caught(side: Side) -> str:
-    return f"{side.caught} of {side.n_defect}" if side.n_defect else "none on record"
-
-
-def _percent(count: int, of: int) -> str:
-    return f"{100 * count / of:.1f}%" if of else "–"
+    return percent(Share(side.caught, side.n_defect)) if side.n_defect else "none on record"
 
 
 def _canvas(said: str, kind: str) -> str:

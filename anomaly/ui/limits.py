@@ -71,6 +71,11 @@ def what_if(found: WhatIf | None) -> str:
         return f'<section class="what-if">{head}<p>No recorded part was judged by these weights yet.</p></section>'
     changed = sum(found.counts.values())
     said = f"<p><b>{changed} of {found.total:,}</b> recorded parts would get another verdict.</p>"
+    if found.objected:
+        stay = (
+            f"{found.objected:,} of {found.total:,} stay in REVIEW at any limit: their photos are unlike the good ones."
+        )
+        said += f"<p>{stay}</p>"
     counts = "".join(f"<li>{before} → {after}: <b>{count}</b></li>" for (before, after), count in found.counts.items())
     items = "".join(
         f'<li><img src="{data_uri(entry.thumbnail)}" alt="{escape(entry.file)}">'

@@ -115,7 +115,7 @@ def card(shown: Part | Notice, desk: Desk) -> str:
     entry = shown.entry
     words = f"Part {entry.id}, {entry.file}: {entry.verdict}, {entry.level:.2f} times the limit"
     capture = "".join(f"<li>{escape(one)}</li>" for one in entry.capture)
-    alarm = f"<div><dt>alarm</dt><dd>{escape(entry.alarm)}</dd></div>" if entry.alarm else ""
+    alarm = f"<div class='alarm'><dt>alarm</dt><dd>{escape(entry.alarm)}</dd></div>" if entry.alarm else ""
     return (
         f'<article class="review-card"><figure class="review-photo">'
         f'<img class="marked" src="{pieces.picture(shown.marked)}" alt="{escape(words)}, defects outlined">'

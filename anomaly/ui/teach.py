@@ -137,7 +137,11 @@ class School:
                 label="What a photo shows",
             )
             self.names = gr.CheckboxGroup(
-                choices(), value=list(detectors.USUAL), label="Detectors", elem_id="teach-detectors"
+                choices(),
+                value=list(detectors.USUAL),
+                label="Detectors",
+                info="mahalanobis takes a minute or two, the others as long as the budget lets them.",
+                elem_id="teach-detectors",
             )
             self.minutes = gr.Number(10, label="Time budget in minutes", minimum=MINUTES[0], maximum=MINUTES[1])
             self.start = gr.Button("Teach", variant="primary", elem_id="teach-start")

@@ -19,6 +19,13 @@ TITLE, ROLE = "Tune", OPERATOR
 # One after the other: each event reads the desk that the one before it left, also where both sliders move at once.
 IN_TURN = QUICK | {"concurrency_limit": 1, "concurrency_id": "limits"}
 FINEST = 1000  # steps of a slider, about one a pixel
+NAMES = {
+    "f1": "Best balance of precision and recall (F1)",
+    "accuracy": "Fewest wrong verdicts",
+    "percentile": "Percentile of good parts",
+    "false-alarms": "At most so many false alarms",
+    "cost": "Lowest cost of mistakes",
+}
 TARGETS = {
     "false-alarms": ("At most this many false alarms, in %", 2.0),
     "percentile": ("Percentile of good parts", 99.0),
@@ -48,7 +55,12 @@ class Table:
         self.detector = gr.Radio([], label="Detector", elem_id="tune-detector", visible=False)
         with gr.Column(visible=False, elem_id="tune-rules") as self.rules:
             self.reviewed = gr.Checkbox(label="Count reviewed parts", elem_id="tune-reviewed")
-            self.rule = gr.Radio(list(RULES), value=None, label="Set both limits by a rule", elem_id="tune-rule")
+            self.rule = gr.Radio(
+                [(NAMES[rule], rule) for rule in RULES],
+                value=None,
+                label="Set both limits by a rule",
+                elem_id="tune-rule",
+            )
             self.target = gr.Number(TARGETS["false-alarms"][1], label="Target", visible=False, elem_id="tune-target")
             with gr.Row(visible=False) as self.costs:
                 self.false_alarm_cost = gr.Number(1.0, label="Cost of a false alarm", minimum=0, min_width=120)
@@ -212,6 +224,8 @@ class Table:
 
 
 def _reviewed(desk: Desk) -> str:
+    if desk.unread:
+        return "The record cannot be read."
     if desk.record is None:
         return "No record is kept on this server."
     return f"{desk.said('ok').size} good and {desk.said('defect').size} defective parts, as people said"
