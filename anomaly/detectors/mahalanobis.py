@@ -61,6 +61,7 @@ SWEEPS = 3  # of the subspace iteration that finds them
 BANK = 3000  # good patches that are kept
 DRAWN = 32000  # good patches among which they are chosen, as many of each image
 PARTS = 4  # in which they are chosen, each for itself: faster, and all patches are as near to them
+TOGETHER = 196  # patches that are compared at once: what they need stays in the processor's cache
 PLAIN_STAGES = (1, 2)  # whose features are also compared as they are, in PLAIN directions of most variance
 PLAIN = 64
 SHOWN = 8  # good photos that are kept, as JPEG, to show beside what is not good
@@ -415,12 +416,10 @@ def _maps(places: _Places, banks: Sequence[Tensor], views: Sequence[Tensor]) -> 
 
 def _nearest(grid: Tensor, bank: Tensor) -> Tensor:
     """Distance of each patch (B, h, w, K) to the nearest of (N, K): (B, h, w)."""
-    lengths = bank.square().sum(1)
-    images = []
-    for patches in grid.flatten(1, 2):
-        squared = torch.addmm(lengths, patches, bank.T, alpha=-2).amin(1) + patches.square().sum(1)
-        images.append(squared.clamp_min(0).sqrt())
-    return torch.stack(images).reshape(grid.shape[:3])
+    lengths, patches = bank.square().sum(1), grid.flatten(0, 2)
+    found = [torch.addmm(lengths, some, bank.T, alpha=-2).amin(1) for some in patches.split(TOGETHER)]
+    squared = torch.cat(found) + patches.square().sum(1)
+    return squared.clamp_min(0).sqrt().reshape(grid.shape[:3])
 
 
 def _sharpened(maps: Tensor) -> Tensor:
