@@ -153,6 +153,25 @@ def test_the_decision_teaches_the_segmentation_only_where_no_mask_is_known():
     assert all(p.grad is None or not p.grad.any() for p in [*network.features.parameters(), *network.mark.parameters()])
 
 
+def test_gradients_come_from_the_photos_and_not_from_what_lay_in_memory():
+    """In bfloat16, as it is trained, with the memory that it will be given full of what is no number."""
+    torch.manual_seed(0)
+    far = next(layer for layer in nets.SegDec(base=16).features if isinstance(layer, nets._Far))
+    far.to(memory_format=torch.channels_last)
+    features = torch.randn(8, 32, 32, 32).contiguous(memory_format=torch.channels_last)
+    slope = torch.randn(8, 32, 32, 32).contiguous(memory_format=torch.channels_last)
+    found = []
+    for _ in range(20):
+        far.zero_grad(set_to_none=True)
+        left = [torch.full((far.weight.numel() * factor,), torch.nan) for factor in (1, 2, 4, 8, 16) for _ in range(40)]
+        del left
+        with torch.autocast("cpu", torch.bfloat16):
+            made = far(features)
+        made.float().backward(slope)
+        found.append(far.weight.grad.clone())
+    assert all(torch.equal(one, found[0]) for one in found) and found[0].isfinite().all()
+
+
 def test_the_middle_of_a_mask_weighs_most_and_each_region_counts_by_itself():
     masks = torch.zeros(2, 1, 64, 64, dtype=torch.bool)
     masks[0, 0, 0:40, 8:48] = True  # a square of 5 x 5 cells at the border, 20 pixels deep
