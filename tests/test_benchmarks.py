@@ -206,6 +206,25 @@ def test_what_was_measured_gets_its_row(toy_data, tmp_path, monkeypatch):
     assert cell in (tmp_path / "two_stage.md").read_text()
 
 
+def test_what_was_measured_of_another_detector_stays(toy_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(two_stage, "HERE", tmp_path)
+    figures = dict.fromkeys((*two_stage.COLUMNS, "n_good", "n_defect", "n_train_good", "n_train_defect", "epochs"), 1)
+
+    def measured(data, product, system, share, epochs, minutes):
+        return figures | {"n_masks": round(10 * (share or 0)), "minutes": minutes, "intervals": {}}
+
+    monkeypatch.setattr(two_stage, "measured", measured)
+    for minutes, beside in (("1", ["--beside", "unet"]), ("2", [])):
+        arguments = ["two_stage.py", str(toy_data), "--product", CATEGORY, "--minutes", minutes, *beside]
+        monkeypatch.setattr(sys, "argv", arguments)
+        two_stage.main()
+    rows = json.loads((tmp_path / "two_stage.json").read_text())["segdec"][CATEGORY]
+    assert [(row["system"], row["n_masks"], row["minutes"]) for row in rows] == [
+        ("unet", 0, 1.0),
+        *(("segdec", masks, 2.0) for masks in (10, 3, 0)),
+    ]
+
+
 def test_defect_types_are_measured_on_the_half_that_was_not_labelled(tmp_path):
     synthetic.write_product(tmp_path, "wood_grain", train=1, test=24, size=96, seed=5)
     found = defect_types.measured(tmp_path, "wood_grain", tmp_path / "runs", tmp_path / "threshold.json", 0)
