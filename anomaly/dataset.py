@@ -92,11 +92,8 @@ class LabelledImages(Sequence):
         image = read_image(sample.path)
         if sample.mask is None:
             return image, None
-        (height, width), (down, across) = image.shape[:2], read_image(sample.mask).shape[:2]
-        if not 1 / ALIKE <= (width / height) / (across / down) <= ALIKE:
-            problem = f"The mask {sample.mask} has {across} x {down} pixels, its image {width} x {height}"
-            raise DatasetError(problem, "Put the mask of this image there, or delete it: masks may be missing")
-        mask = read_mask(sample.mask, (height, width))
+        _check_mask(sample.mask, image)
+        mask = read_mask(sample.mask, image.shape[:2])
         return image, mask if mask.any() else None
 
 
@@ -189,8 +186,16 @@ def known_defects(root: str | os.PathLike, category: str) -> list[Sample]:
 
 def check_masks(samples: Iterable[Sample]) -> None:
     """Raises DatasetError where a mask has another proportion than its image: before an hour of training, not after."""
-    for _ in LabelledImages(sample for sample in samples if sample.mask):
-        pass
+    for sample in samples:
+        if sample.mask:
+            _check_mask(sample.mask, read_image(sample.path))
+
+
+def _check_mask(mask: Path, image: np.ndarray) -> None:
+    (height, width), (down, across) = image.shape[:2], read_image(mask).shape[:2]
+    if not 1 / ALIKE <= (width / height) / (across / down) <= ALIKE:
+        problem = f"The mask {mask} has {across} x {down} pixels, its image {width} x {height}"
+        raise DatasetError(problem, "Put the mask of this image there, or delete it: masks may be missing")
 
 
 def labelled(root: str | os.PathLike) -> list[Sample]:
