@@ -89,7 +89,7 @@ def test_what_teaches_is_the_known_defects_and_simulated_damage_where_they_lack_
         found = list(shown(known_of(marked)))
         assert {one for one in found if one[0] is not None} == {(i, i < marked, True) for i in range(3)}
         painted = [one for one in found if one[0] is None]
-        assert set(painted) == {(None, True, False)} and len(painted) == len(found) / 2
+        assert set(painted) == {(None, True, False)} and len(painted) == 4 * 2, "two beside each of four lessons"
     assert set(shown(None)) == {(None, True, True)}
     lesson = next(detector._defective(good, seen, generator))
     unchanged = [min((image - one).abs().max() for one in good.take(seen)) for image in lesson.images]
@@ -97,18 +97,18 @@ def test_what_teaches_is_the_known_defects_and_simulated_damage_where_they_lack_
 
 
 def test_simulated_damage_does_not_say_what_a_defect_is():
-    logits = torch.nn.Parameter(torch.zeros(3))
-
-    class Fixed(torch.nn.Module):
-        def forward(self, images, stopped):
-            return logits, torch.zeros(3, 1, 2, 2)
-
     defective, decides = torch.tensor([False, True, True]), torch.tensor([True, True, False])
-    weights, yes = torch.ones(3, 1, 2, 2), torch.ones(3, dtype=torch.bool)
-    segdec._loss(
-        Fixed(), segdec.Lesson(torch.zeros(3, 3, 16, 16), weights, defective, yes, decides), spent=1.0
-    ).backward()
-    assert logits.grad.tolist() == [0.25, -0.25, 0.0]  # half a slope of 1 / 2 each
+    weights, images = torch.ones(3, 1, 2, 2), torch.zeros(3, 3, 16, 16)
+
+    def slopes(spent):
+        """Of the loss by decisions and marks, of a good image, a real defect without a mask and a simulated one."""
+        logits, marks = torch.zeros(3, requires_grad=True), torch.zeros(3, 1, 2, 2, requires_grad=True)
+        lesson = segdec.Lesson(images, weights, defective, torch.tensor([True, False, True]), decides)
+        segdec._loss(lambda images, stopped: (logits, marks), lesson, spent=spent).backward()
+        return logits.grad.tolist(), (marks.grad.sum((1, 2, 3)) != 0).tolist()
+
+    assert slopes(1.0) == ([0.25, -0.25, 0.0], [False] * 3)  # half a slope of 1 / 2 each
+    assert slopes(0.0) == ([0.0] * 3, [True, False, True])
 
 
 def test_as_many_good_images_as_defects_without_masks_teach_with_these():

@@ -191,7 +191,7 @@ class SegDec(Detector):
         beside = 0 if masked[learned].all() else half // 2
         while True:  # each once, then each once again in another order
             order = learned[torch.randperm(len(learned), generator=generator)].repeat(-(-half // len(learned)))
-            for picks in order.split(half - beside):
+            for picks in order.split(half):
                 yes = torch.ones(len(picks), dtype=torch.bool)
                 lesson = Lesson(known.pixels[picks].float() / 255, weights[picks], yes, masked[picks], yes)
                 yield lesson + painted(beside, decides=False) if beside else lesson
