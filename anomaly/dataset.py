@@ -92,11 +92,8 @@ class LabelledImages(Sequence):
         image = read_image(sample.path)
         if sample.mask is None:
             return image, None
-        (height, width), (down, across) = image.shape[:2], read_image(sample.mask).shape[:2]
-        if not 1 / ALIKE <= (width / height) / (across / down) <= ALIKE:
-            problem = f"The mask {sample.mask} has {across} x {down} pixels, its image {width} x {height}"
-            raise DatasetError(problem, "Put the mask of this image there, or delete it: masks may be missing")
-        mask = read_mask(sample.mask, (height, width))
+        _check_mask(sample.mask, image)
+        mask = read_mask(sample.mask, image.shape[:2])
         return image, mask if mask.any() else None
 
 
@@ -156,45 +153,49 @@ def good_images(root: str | os.PathLike, category: str) -> list[Path]:
 
 
 def test_samples(root: str | os.PathLike, category: str) -> list[Sample]:
-    """The test images of a category, good ones first, then each defect type; empty without a `test` folder."""
+    """The test images of a category, good ones first, then each defect type; empty without a `test` folder.
+
+    Raises:
+        DatasetError: an image without a label, or a mask that belongs to no image.
+    """
     folder = category_folder(root, category)
     if _is_dagm(folder):
         return sorted(_dagm(folder / "Test"), key=lambda sample: sample.label) if (folder / "Test").is_dir() else []
     if not (folder / "test").is_dir():
         return []
-    kinds = sorted(_folders(folder / "test"), key=lambda kind: (kind.name != GOOD, natural_key(kind)))
-    samples = []
-    for kind in kinds:
-        masks = {} if kind.name == GOOD else _masks(folder / "ground_truth" / kind.name)
-        for path in list_images(kind):
-            mask = masks.get(f"{path.stem}_mask", masks.get(path.stem))
-            samples.append(Sample(path=path, kind=kind.name, mask=mask))
-    return samples
+    kinds = sorted(_folders(_labels_only(folder / "test")), key=lambda kind: (kind.name != GOOD, natural_key(kind)))
+    return [sample for kind in kinds for sample in _samples(kind, folder / "ground_truth" / kind.name)]
 
 
 def known_defects(root: str | os.PathLike, category: str) -> list[Sample]:
     """Defective parts that may be known before the test, of `train/<type>` and `validation/<type>`; often none.
 
     Raises:
-        DatasetError: a mask belongs to no image.
+        DatasetError: an image without a label, or a mask that belongs to no image.
     """
     folder = category_folder(root, category)
     if _is_dagm(folder):
         return [sample for sample in _dagm(folder / "Train") if sample.label]
     samples = []
     for part in KNOWN:
-        kinds = _folders(folder / part) if (folder / part).is_dir() else []
-        for kind in kinds:
-            if kind.name == GOOD:
-                continue
-            masks = _masks(folder / "ground_truth" / part / kind.name)
-            for path in list_images(kind):
-                mask = masks.pop(f"{path.stem}_mask", None) or masks.pop(path.stem, None)
-                samples.append(Sample(path, kind.name, mask))
-            if masks:
-                problem = f"The mask {next(iter(masks.values()))} belongs to no image of {kind}"
-                raise DatasetError(problem, "Name it as its image, with _mask.png at the end, or delete it")
+        kinds = _folders(_labels_only(folder / part)) if (folder / part).is_dir() else []
+        for kind in (kind for kind in kinds if kind.name != GOOD):
+            samples += _samples(kind, folder / "ground_truth" / part / kind.name)
     return samples
+
+
+def check_masks(samples: Iterable[Sample]) -> None:
+    """Raises DatasetError where a mask has another proportion than its image: before an hour of training, not after."""
+    for sample in samples:
+        if sample.mask:
+            _check_mask(sample.mask, read_image(sample.path))
+
+
+def _check_mask(mask: Path, image: np.ndarray) -> None:
+    (height, width), (down, across) = image.shape[:2], read_image(mask).shape[:2]
+    if not 1 / ALIKE <= (width / height) / (across / down) <= ALIKE:
+        problem = f"The mask {mask} has {across} x {down} pixels, its image {width} x {height}"
+        raise DatasetError(problem, "Put the mask of this image there, or delete it: masks may be missing")
 
 
 def labelled(root: str | os.PathLike) -> list[Sample]:
@@ -445,5 +446,14 @@ def _dagm(folder: Path) -> list[Sample]:
     return samples
 
 
-def _masks(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
+def _samples(kind: Path, truth: Path) -> list[Sample]:
+    """The images of a folder that is named as their type, with their masks in the folder `truth`, if there are any."""
+    masks = {path.stem: path for path in list_images(truth)} if kind.name != GOOD and truth.is_dir() else {}
+    samples = []
+    for path in list_images(kind):
+        mask = masks.pop(f"{path.stem}_mask", None) or masks.pop(path.stem, None)
+        samples.append(Sample(path, kind.name, mask))
+    if masks:
+        problem = f"The mask {next(iter(masks.values()))} belongs to no image of {kind}"
+        raise DatasetError(problem, "Name it as its image, with _mask.png at the end, or delete it")
+    return samples

@@ -47,7 +47,9 @@ def save_sealed(path: Path, kind: str, about: dict, tensors: Mapping[str, np.nda
 
 
 def load_sealed(path: Path, kind: str, remedy: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """What `save_sealed` wrote. Raises BrokenRun, with this remedy, when the file is damaged or of another kind."""
+    """What `save_sealed` wrote. Raises BrokenRun, with this remedy, when it is missing, damaged or of another kind."""
+    if not path.is_file():
+        raise BrokenRun(f"{path} is missing", remedy)
     try:
         with safe_open(path, "np") as file:
             header = file.metadata() or {}

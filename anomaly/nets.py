@@ -87,7 +87,7 @@ class SegDec(nn.Module):
             _step(2 * base, 2 * base),
             nn.MaxPool2d(2),
             *(_step(2 * base, 2 * base) for _ in range(4)),
-            nn.Conv2d(2 * base, 2 * base, 5, padding=6, dilation=3, groups=2 * base, bias=False),
+            _Far(2 * base, 2 * base, 5, padding=6, dilation=3, groups=2 * base, bias=False),
             _step(2 * base, 8 * base, kernel=1),
         )
         self.mark = nn.Conv2d(8 * base, 1, 1)
@@ -122,6 +122,18 @@ class SegDec(nn.Module):
         seen = self.decide(both)
         pooled = (seen.amax((2, 3)), seen.mean((2, 3)), both[:, -1:].amax((2, 3)), both[:, -1:].mean((2, 3)))
         return self.verdict(torch.cat(pooled, 1))[:, 0], marks
+
+
+class _Far(nn.Conv2d):
+    """A convolution in full precision.
+
+    Of a spread kernel that takes each channel by itself, oneDNN's backward pass in bfloat16 reads memory that nobody
+    has written: now and then a training got gradients of 1e14, or none that are numbers.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.float())
 
 
 def _step(inputs: int, outputs: int, *, kernel: int = 3) -> nn.Sequential:

@@ -81,7 +81,7 @@ def train(
         region: the part of each image to look at, kept with the category; None takes the one that it has.
         before: the version that this one follows; what it held out stays held out, so that both can be compared.
     Raises:
-        DatasetError, TooFewImages: no or too few good images; ImageError: one of them is unreadable.
+        DatasetError, TooFewImages: no or too few good images, or labels that do not fit; ImageError: one is unreadable.
         CannotSave: the disk does not take the run.
     """
     runs.check_name(category)
@@ -99,12 +99,14 @@ def train(
     folder = dataset.category_folder(data, category)
     split = _split(good, folder, detector.seed, before)
     known, learned = dataset.known_defects(data, category), []
+    samples = dataset.test_samples(data, category)
+    dataset.check_masks([*known, *samples])
     if detector.supervised:
         learned, known = dataset.split_labelled(known, share=LEARNED, seed=detector.seed)
     taught = {"defects": dataset.LabelledImages(learned)} if learned else {}
     detector.fit(dataset.LazyImages(split.train), **taught, region=region, progress=progress)
-    samples = [dataset.Sample(path, dataset.GOOD) for path in split.held_out]
-    judged = evaluation.judge(detector, samples + known, progress=progress)
+    good_ones = [dataset.Sample(path, dataset.GOOD) for path in split.held_out]
+    judged = evaluation.judge(detector, good_ones + known, progress=progress)
     product = gate.learn(dataset.LazyImages(good), region=region, progress=progress)
     profile = Profile.of(crop(image, region) for image in dataset.LazyImages(good))
     calibration = _entries(judged, folder) | {runs.CAPTURE: profile.to_json()}
@@ -126,7 +128,6 @@ def train(
     point = _operate(run, "false-alarms", target, book, why="set by training")
     if any(judged.labels) and runs.meant(root, Thresholds.load(book), category) == detector.name:
         _keep_types(judged, point, folder, root, category)
-    samples = dataset.test_samples(data, category)
     figures = _report(detector, samples, point, progress) if samples else None
     run = runs.update(run, metrics=figures) if figures else run
     warnings = _warnings(good, point) + (_taught_by(learned) if detector.supervised else ())
@@ -263,7 +264,7 @@ def evaluate(
         trained_on: the product whose run judges, with its limit and its region; None is the category itself.
     Raises:
         MissingThreshold, StaleThreshold: the run has no operating point of its own.
-        DatasetError: no test images, or none are left.
+        DatasetError: no test images, or none are left, or labels that do not fit.
     """
     source = trained_on or category
     run = runs.open_run(root, source, detector)
@@ -275,6 +276,7 @@ def evaluate(
     if not samples:
         problem = f"There are no test images of '{category}' in {folder} besides those that chose the threshold"
         raise DatasetError(problem, "Add test/good and test/<defect type>")
+    dataset.check_masks(samples)
     judged = evaluation.judge(run.load_detector(), samples, progress=progress)
     both = 0 < judged.labels.sum() < len(samples)
     return Examination(

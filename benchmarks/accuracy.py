@@ -5,7 +5,7 @@
 DATA are folders of products in MVTec AD layout; toy products come from `python -m anomaly synth`. Every measurement
 runs in a process of its own, so that its memory is its own, and is kept in benchmarks/measured/ for as long as code and
 weights stay the same: a run that was stopped goes on where it was. Writes results.json, results.md and results.png
-beside this file.
+beside this file; what they tell of other products and systems stays.
 """
 
 from __future__ import annotations
@@ -172,14 +172,15 @@ def _page(products: dict[str, dict[str, dict]]) -> str:
     lines = [
         "# Accuracy\n\nMade by `python benchmarks/accuracy.py`; [lowest, highest] is a 95% interval: over seeds, or, "
     ]
-    lines.append("where one seed was measured, over photos (bootstrap).\n")
+    lines.append("where one seed was measured, over photos (bootstrap). ")
+    lines.append(f"`{systems.UNIFIED}` is one model that learned from at most {SHARED} good photos of each product.\n")
     lines.append(f"\n## Mean over {len(products)} products\n\n| System {head}| --- |{rule}\n")
     for system in _systems(products):
         if not all(system in found for found in products.values()):
             continue
         cells = []
         for name in COLUMNS:
-            values = [found[system][name] for found in products.values() if found[system][name] is not None]
+            values = [row[system][name] for row in products.values() if row[system].get(name) is not None]
             cells.append(_cell(name, float(np.mean(values)) if values else None))
         lines.append(f"| {system} | " + " | ".join(cells) + " |\n")
     for product, found in products.items():
@@ -189,7 +190,7 @@ def _page(products: dict[str, dict[str, dict]]) -> str:
         )
         lines.append(f"\n## {product}\n\n{counts}.\n\n| System | Seeds {head}| --- | --- |{rule}\n")
         for system, row in found.items():
-            cells = [_cell(name, row[name], row["intervals"].get(name)) for name in COLUMNS]
+            cells = [_cell(name, row.get(name), row["intervals"].get(name)) for name in COLUMNS]
             lines.append(f"| {system} | {row['seeds']} | " + " | ".join(cells) + " |\n")
     return "".join(lines)
 
@@ -238,7 +239,9 @@ def main() -> None:
         product, system, seed = chosen.one
         print(json.dumps(measure(chosen.data[0], product, system, int(seed))))
         return
-    products: dict[str, dict[str, dict]] = {}
+    kept = HERE / "results.json"
+    products: dict[str, dict[str, dict]] = json.loads(kept.read_text())["products"] if kept.is_file() else {}
+    measured = False
     for data in chosen.data:
         for product in dataset.categories(data):
             if (chosen.product and product not in chosen.product) or not dataset.test_samples(data, product):
@@ -249,7 +252,8 @@ def main() -> None:
                 products.setdefault(product, {})[system] = summarise(runs)
                 print(f"{product} {system}: image AUROC {products[product][system]['image_auroc']}", flush=True)
                 write(products)
-    if not products:
+                measured = True
+    if not measured:
         sys.exit("No product with test photos was found: give a folder in MVTec AD layout")
 
 

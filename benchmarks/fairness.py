@@ -5,7 +5,8 @@ test photos, good and defective, are judged as they are and as other cameras mig
 
     python benchmarks/fairness.py photos-of-products toys
 
-writes fairness.json and fairness.md beside this file, product by product.
+writes fairness.json and fairness.md beside this file, product by product; what they tell of other products and
+detectors stays, as long as they were measured with the same settings.
 """
 
 from __future__ import annotations
@@ -104,6 +105,13 @@ def judged(labels: np.ndarray, scores: np.ndarray, over: np.ndarray, warned: np.
     }
 
 
+def kept(settings: dict) -> dict[str, dict]:
+    """What an earlier run with the same settings measured."""
+    path = HERE / "fairness.json"
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    return before["products"] if settings.items() <= before.items() else {}
+
+
 def write(products: dict[str, dict], settings: dict) -> None:
     """fairness.json and fairness.md."""
     (HERE / "fairness.json").write_text(json.dumps({**settings, "products": products}, indent=1) + "\n")
@@ -163,15 +171,17 @@ def main() -> None:
     chosen = parser.parse_args()
     settings = {"limit": chosen.limit, "learned": chosen.learned, "minutes": chosen.minutes}
     names = chosen.detector or list(detectors.USUAL)
-    products: dict[str, dict] = {}
+    products = kept(settings)
+    measured = False
     for data in chosen.data:
         for product in dataset.categories(data):
             labels = {sample.label for sample in dataset.test_samples(data, product)}
             if labels != {0, 1} or (chosen.product and product not in chosen.product):
                 continue
-            products[product] = measure(data, product, names, **settings)
+            products[product] = products.get(product, {}) | measure(data, product, names, **settings)
             write(products, settings)
-    if not products:
+            measured = True
+    if not measured:
         sys.exit("No product with good and defective test photos was found: give a folder in MVTec AD layout")
 
 

@@ -10,7 +10,7 @@ photos are parted by whole groups of file numbers: half of each kind is learned 
 train/good is left alone, since good photos of another day would make the day the mark of a defect. Each of the shares
 of the known defects keeps its masks; of the others it is only known that there is a defect. With --unknown the folder
 holds attributes.json as well, {"words": […], "products": {name: […]}}. Writes two_stage.json and two_stage.md beside
-this file; what they tell of other products stays.
+this file; what they tell of other products and detectors stays.
 """
 
 from __future__ import annotations
@@ -221,10 +221,11 @@ def main() -> None:
     file = HERE / "two_stage.json"
     found = json.loads(file.read_text()) if file.is_file() else {"segdec": {}, "unknown": {}}
     for product in chosen.product:
-        found["segdec"][product] = []
         for system, share in [*(("segdec", share) for share in SHARES), *((name, None) for name in chosen.beside)]:
             one = measured(chosen.data, product, system, share, chosen.epochs, chosen.minutes)
-            found["segdec"][product].append({"system": system} | one)
+            key, rows = (system, one["n_masks"]), found["segdec"].get(product, [])
+            others = [row for row in rows if (row["system"], row["n_masks"]) != key]
+            found["segdec"][product] = [*others, {"system": system} | one]
             write(found)
             print(product, system, share, json.dumps(one), flush=True)
     if chosen.unknown:

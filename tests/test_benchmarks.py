@@ -90,6 +90,15 @@ def test_the_whole_program_on_a_toy_product(site, tmp_path):
         assert 0 <= figures["image_auroc"] <= 1 and figures["peak_mb"] > 50
     page = (tmp_path / "benchmarks" / "results.md").read_text()
     assert "| naive_brightness | 1 |" in page and "Mean over 1 products" in page
+    del found["naive_brightness"]["disk_mb"]  # of a row that was measured before there was this column
+    results["products"] = {"bolt": found, CATEGORY: {"unified": found["naive_mean_image"]}}
+    (tmp_path / "benchmarks" / "results.json").write_text(json.dumps(results))
+    subprocess.run([*program[:3], "--system", "naive_mean_image"], check=True, capture_output=True)
+    results = json.loads((tmp_path / "benchmarks" / "results.json").read_text())["products"]
+    assert {name: list(rows) for name, rows in results.items()} == {
+        "bolt": ["naive_mean_image", "naive_brightness"],
+        CATEGORY: ["unified", "naive_mean_image"],
+    }
     assert (tmp_path / "benchmarks" / "results.png").stat().st_size > 5000
 
 
@@ -197,6 +206,25 @@ def test_what_was_measured_gets_its_row(toy_data, tmp_path, monkeypatch):
     assert cell in (tmp_path / "two_stage.md").read_text()
 
 
+def test_what_was_measured_of_another_detector_stays(toy_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(two_stage, "HERE", tmp_path)
+    figures = dict.fromkeys((*two_stage.COLUMNS, "n_good", "n_defect", "n_train_good", "n_train_defect", "epochs"), 1)
+
+    def measured(data, product, system, share, epochs, minutes):
+        return figures | {"n_masks": round(10 * (share or 0)), "minutes": minutes, "intervals": {}}
+
+    monkeypatch.setattr(two_stage, "measured", measured)
+    for minutes, beside in (("1", ["--beside", "unet"]), ("2", [])):
+        arguments = ["two_stage.py", str(toy_data), "--product", CATEGORY, "--minutes", minutes, *beside]
+        monkeypatch.setattr(sys, "argv", arguments)
+        two_stage.main()
+    rows = json.loads((tmp_path / "two_stage.json").read_text())["segdec"][CATEGORY]
+    assert [(row["system"], row["n_masks"], row["minutes"]) for row in rows] == [
+        ("unet", 0, 1.0),
+        *(("segdec", masks, 2.0) for masks in (10, 3, 0)),
+    ]
+
+
 def test_defect_types_are_measured_on_the_half_that_was_not_labelled(tmp_path):
     synthetic.write_product(tmp_path, "wood_grain", train=1, test=24, size=96, seed=5)
     found = defect_types.measured(tmp_path, "wood_grain", tmp_path / "runs", tmp_path / "threshold.json", 0)
@@ -236,3 +264,8 @@ def test_fairness_is_measured_for_every_product_and_detector(toy_data, tmp_path,
     monkeypatch.setattr(sys, "argv", ["fairness.py", str(toy_data), "--product", "nothing"])
     with pytest.raises(SystemExit, match="No product"):
         fairness.main()
+    monkeypatch.setattr(fairness, "measure", lambda data, product, names, **settings: {names[0]: rows})
+    for options, detectors in ((few, ["unet", "dae"]), (["--limit", "3", *few[2:]], ["dae"])):
+        monkeypatch.setattr(sys, "argv", ["fairness.py", str(toy_data), *options, "--detector", "dae"])
+        fairness.main()
+        assert list(json.loads((tmp_path / "fairness.json").read_text())["products"][CATEGORY]) == detectors

@@ -127,8 +127,12 @@ def test_a_stored_classifier_says_the_same_and_a_damaged_one_is_refused(trained,
     path.write_bytes(content[:-4] + b"    ")
     with pytest.raises(BrokenRun, match="was changed since it was saved. Train it again"):
         classify.load(path)
+    path.write_bytes(content[:200])
     with pytest.raises(BrokenRun, match="is damaged"):
-        classify.load(tmp_path / "missing.safetensors")
+        classify.load(path)
+    path.unlink()
+    with pytest.raises(BrokenRun, match="surfaces.safetensors is missing. Train it again"):
+        classify.load(path)
 
 
 def test_what_has_no_class_or_too_few_photos_is_refused_with_a_remedy(folder, trained, tmp_path):

@@ -159,7 +159,7 @@ def test_train_waits_for_no_other_training_and_spoils_none(toy_data, tmp_path, c
     assert not list((tmp_path / "runs").iterdir())
 
 
-def test_train_passes_minutes_and_backbone_on(toy_data, monkeypatch):
+def test_train_passes_options_on_to_the_detectors_that_know_them(toy_data, monkeypatch):
     """A backbone is an option of one detector and minutes of the other; both come from one command."""
     seen = {}
 
@@ -172,6 +172,8 @@ def test_train_passes_minutes_and_backbone_on(toy_data, monkeypatch):
     options = ("--minutes", 0.5, "--backbone", "efficientnet_lite2")
     assert run("train", "--data", toy_data, "--category", CATEGORY, *options) == 0
     assert seen["unet"].minutes == 0.5 and seen[NAME].backbone == "efficientnet_lite2"
+    assert run("train", "--data", toy_data, "--category", CATEGORY, "--detector", "vae", "--pool", "topk") == 0
+    assert seen["vae"].pool == "topk"
 
 
 # --- calibrate
@@ -470,6 +472,10 @@ REFUSED = {
     "train: no such backbone": (
         ("train", "--data", "DATA", "--category", CATEGORY, "--detector", NAME, "--backbone", "magic"),
         "no backbone 'magic'. Choose one of: convnextv2_femto",
+    ),
+    "train: no such pool": (
+        ("train", "--data", "DATA", "--category", CATEGORY, "--detector", "cae", "--pool", "median"),
+        "pool is median, expected one of: mean, topk. Use mean",
     ),
     "train: odd size": (("train", "--data", "DATA", "--category", CATEGORY, "--image-size", "100"), "multiple of 32"),
     "calibrate: unknown rule": (("calibrate", "--category", CATEGORY, "--rule", "magic"), "no rule 'magic'.*f1"),

@@ -108,6 +108,28 @@ def test_test_samples_carry_their_kind_and_mask(root):
     assert dataset.test_samples(root, "bolt") == []
 
 
+@pytest.mark.parametrize("part", ["test", "train", "validation"])
+def test_photos_without_a_label_beside_labelled_ones_are_refused(root, part):
+    make(root / "nut" / part / "000.png")
+    with pytest.raises(DatasetError, match=f"1 photos lie directly in .*{part}, so that nobody knows their class. Put"):
+        (dataset.test_samples if part == "test" else dataset.known_defects)(root, "nut")
+
+
+def test_a_mask_without_its_photo_is_refused_in_the_test_too(root):
+    (root / "nut" / "test" / "crack" / "010.png").unlink()
+    with pytest.raises(DatasetError, match="010_mask.jpg belongs to no image of .*crack. Name it as its image"):
+        dataset.test_samples(root, "nut")
+
+
+def test_masks_of_another_size_are_scaled_and_of_another_proportion_refused(root):
+    samples = dataset.test_samples(root, "nut")
+    write_image(samples[2].mask, np.full((8, 12, 3), 255, dtype=np.uint8))
+    dataset.check_masks(samples)
+    write_image(samples[3].mask, np.full((6, 4, 3), 255, dtype=np.uint8))
+    with pytest.raises(DatasetError, match="001.png has 4 x 6 pixels, its image 6 x 4. Put the mask of this image"):
+        dataset.check_masks(samples)
+
+
 # --- splits
 
 

@@ -1,5 +1,6 @@
 """The detector that is taught by known defects: what teaches it, by masks or without, and what must not."""
 
+import itertools
 import json
 import shutil
 
@@ -61,26 +62,65 @@ def test_it_knows_a_defect_from_a_harmless_mark_by_any_kind_of_label(taught, lab
     assert told_apart(taught[labels]) > 0.97
 
 
-def test_what_teaches_is_the_known_defects_and_simulated_damage_only_where_there_are_none():
-    good = Batches(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8))
+def known_of(marked: int) -> Defects:
+    """Three known defects, told apart by their gray value; so many of them have masks."""
     masks = torch.zeros(3, 1, 64, 64, dtype=torch.bool)
-    masks[0, 0, 8:24, 8:24] = True
-    known = Defects(torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 3, 64, 64), masks)
+    masks[:marked, 0, 8:24, 8:24] = True
+    return Defects(torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 3, 64, 64), masks)
+
+
+def test_what_teaches_is_the_known_defects_and_simulated_damage_where_they_lack_masks():
+    good = Batches(torch.randint(100, 256, (8, 3, 64, 64), dtype=torch.uint8))
     detector = detectors.create("segdec", **SMALL)
     seen, generator = torch.arange(8), torch.Generator().manual_seed(0)
-    taught = detector._defective(Batches(good.pixels, known), seen, generator)
-    for _ in range(4):
-        images, weights, masked = next(taught)
-        numbers = (images[:, 0, 0, 0] * 255).round().int()
-        assert set(numbers.tolist()) <= {0, 1, 2} and masked.tolist() == (numbers == 0).tolist()
-        assert (weights.flatten(1).amax(1) > 0).tolist() == masked.tolist()
-    images, weights, masked = next(detector._defective(good, seen, generator))
-    assert masked.all() and (weights.flatten(1).amax(1) > 0).all()
-    unchanged = [min((image - one).abs().max() for one in good.take(seen)) for image in images]
+
+    def shown(known):
+        """{number of a known defect, or None of simulated damage: a lesson each}."""
+        for lesson in itertools.islice(detector._defective(Batches(good.pixels, known), seen, generator), 4):
+            assert lesson.defective.all()
+            assert (lesson.weights.flatten(1).amax(1) > 0).tolist() == lesson.masked.tolist()
+            gray = (lesson.images[:, 0].amax((1, 2)) * 255).round().int().tolist()
+            yield from zip(
+                (value if value < 3 else None for value in gray), lesson.masked.tolist(), lesson.decides.tolist()
+            )
+
+    assert set(shown(known_of(3))) == {(number, True, True) for number in range(3)}
+    for marked in (0, 1):
+        found = list(shown(known_of(marked)))
+        assert {one for one in found if one[0] is not None} == {(i, i < marked, True) for i in range(3)}
+        painted = [one for one in found if one[0] is None]
+        assert set(painted) == {(None, True, False)} and len(painted) == 4 * 2, "two beside each of four lessons"
+    assert set(shown(None)) == {(None, True, True)}
+    lesson = next(detector._defective(good, seen, generator))
+    unchanged = [min((image - one).abs().max() for one in good.take(seen)) for image in lesson.images]
     assert min(unchanged) > 0.02, "a good photo was called defective"
 
 
-@pytest.mark.parametrize("labels", ["masks", "mixture"])
+def test_simulated_damage_does_not_say_what_a_defect_is():
+    defective, decides = torch.tensor([False, True, True]), torch.tensor([True, True, False])
+    weights, images = torch.ones(3, 1, 2, 2), torch.zeros(3, 3, 16, 16)
+
+    def slopes(spent):
+        """Of the loss by decisions and marks, of a good image, a real defect without a mask and a simulated one."""
+        logits, marks = torch.zeros(3, requires_grad=True), torch.zeros(3, 1, 2, 2, requires_grad=True)
+        lesson = segdec.Lesson(images, weights, defective, torch.tensor([True, False, True]), decides)
+        segdec._loss(lambda images, stopped: (logits, marks), lesson, spent=spent).backward()
+        return logits.grad.tolist(), (marks.grad.sum((1, 2, 3)) != 0).tolist()
+
+    assert slopes(1.0) == ([0.25, -0.25, 0.0], [False] * 3)  # half a slope of 1 / 2 each
+    assert slopes(0.0) == ([0.0] * 3, [True, False, True])
+
+
+def test_as_many_good_images_as_defects_without_masks_teach_with_these():
+    masked = torch.tensor([True, False, False])
+    yes = torch.ones(3, dtype=torch.bool)
+    bad = segdec.Lesson(torch.zeros(3, 3, 16, 16), torch.zeros(3, 1, 2, 2), yes, masked, yes)
+    lesson = segdec._good(torch.zeros(4, 3, 16, 16)) + bad
+    assert lesson.stopped.tolist() == [False, False, True, True, True, False, False]
+    assert lesson.defective.tolist() == [False] * 4 + [True] * 3 and (lesson.weights[:4] == -1).all()
+
+
+@pytest.mark.parametrize("labels", ["masks", "none", "mixture"])
 def test_the_map_is_highest_at_the_defect(taught, labels):
     hits = []
     for number in range(300, 310):
@@ -113,6 +153,25 @@ def test_the_decision_teaches_the_segmentation_only_where_no_mask_is_known():
     assert all(p.grad is None or not p.grad.any() for p in [*network.features.parameters(), *network.mark.parameters()])
 
 
+def test_gradients_come_from_the_photos_and_not_from_what_lay_in_memory():
+    """In bfloat16, as it is trained, with the memory that it will be given full of what is no number."""
+    torch.manual_seed(0)
+    far = next(layer for layer in nets.SegDec(base=16).features if isinstance(layer, nets._Far))
+    far.to(memory_format=torch.channels_last)
+    features = torch.randn(8, 32, 32, 32).contiguous(memory_format=torch.channels_last)
+    slope = torch.randn(8, 32, 32, 32).contiguous(memory_format=torch.channels_last)
+    found = []
+    for _ in range(20):
+        far.zero_grad(set_to_none=True)
+        left = [torch.full((far.weight.numel() * factor,), torch.nan) for factor in (1, 2, 4, 8, 16) for _ in range(40)]
+        del left
+        with torch.autocast("cpu", torch.bfloat16):
+            made = far(features)
+        made.float().backward(slope)
+        found.append(far.weight.grad.clone())
+    assert all(torch.equal(one, found[0]) for one in found) and found[0].isfinite().all()
+
+
 def test_the_middle_of_a_mask_weighs_most_and_each_region_counts_by_itself():
     masks = torch.zeros(2, 1, 64, 64, dtype=torch.bool)
     masks[0, 0, 0:40, 8:48] = True  # a square of 5 x 5 cells at the border, 20 pixels deep
@@ -136,8 +195,10 @@ def test_the_weight_moves_from_the_segmentation_to_the_decision():
     images, defective = torch.zeros(2, 3, 16, 16), torch.tensor([False, True])
 
     def loss(spent, masked):
-        labels = torch.tensor([True, masked])
-        return float(segdec._loss(Fixed(), images, weights, defective, labels, labels, spent=spent))
+        lesson = segdec.Lesson(
+            images, weights, defective, torch.tensor([True, masked]), torch.ones(2, dtype=torch.bool)
+        )
+        return float(segdec._loss(Fixed(), lesson, spent=spent))
 
     decision = float((softplus(torch.tensor(-1.0)) + softplus(torch.tensor(-2.0))) / 2)
     assert loss(0.0, True) == pytest.approx(np.log(2) * (1 + 4) / 2, rel=1e-4)  # of a logit of 0, weights 1 and 4

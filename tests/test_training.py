@@ -436,6 +436,24 @@ def test_a_damaged_book_is_known_before_the_training(site, monkeypatch):
     assert site.content() == before
 
 
+def test_labels_that_do_not_fit_are_known_before_the_training(site, tmp_path, monkeypatch):
+    shutil.copytree(site.data / CATEGORY, tmp_path / "d" / CATEGORY)
+    folder = tmp_path / "d" / CATEGORY
+    monkeypatch.setattr(type(create()), "fit", lambda *_, **__: pytest.fail("trained for nothing"))
+    before = site.content()
+    mask = next(sample.mask for sample in dataset.test_samples(tmp_path / "d", CATEGORY) if sample.mask)
+    kept = mask.read_bytes()
+    Image.new("L", (30, 90)).save(mask)
+    for refused in (lambda: teach(site, tmp_path / "d"), lambda: evaluate(site, tmp_path / "d")):
+        with pytest.raises(DatasetError, match=f"{mask.name} has 30 x 90 pixels, its image .*masks may be missing"):
+            refused()
+    mask.write_bytes(kept)
+    shutil.copy(mask, folder / "test")
+    with pytest.raises(DatasetError, match="1 photos lie directly in .*test"):
+        teach(site, tmp_path / "d")
+    assert site.content() == before
+
+
 def test_folders_that_hold_nothing_are_refused(site, tmp_path):
     (tmp_path / "d" / "empty").mkdir(parents=True)
     before = site.content()

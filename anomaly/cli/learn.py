@@ -86,6 +86,9 @@ def train(
     image_size: Annotated[int | None, typer.Option("--image-size", help="side in pixels of the model's input")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="at most, for detectors that have any")] = None,
     minutes: Minutes = None,
+    pool: Annotated[
+        str | None, typer.Option("--pool", help="score of cae, vae and dae: mean of the map, or topk, its worst 1%")
+    ] = None,
     region: Annotated[
         str | None, typer.Option("--region", help="X,Y,WIDTH,HEIGHT of what to look at, in shares of the photo")
     ] = None,
@@ -98,7 +101,7 @@ def train(
     from anomaly.images import checked_region
 
     box = checked_region(region.split(",")) if region else None
-    wanted = {"backbone": backbone, "image_size": image_size, "epochs": epochs, "minutes": minutes}
+    wanted = {"backbone": backbone, "image_size": image_size, "epochs": epochs, "minutes": minutes, "pool": pool}
     for name in detector or detectors.USUAL:
         model = detectors.create(name, seed=seed, **{k: v for k, v in wanted.items() if v is not None})
         with teaching.one_at_a_time(runs), Progress(f"{category} / {name}") as progress:

@@ -7,13 +7,16 @@ all that teaches it. Pixels in the middle of a mask weigh more than those at its
 segmentation to decision in the course of a training, and good photos are drawn the more rarely the more often they have
 been used. The network is much smaller than the published one (`nets.SegDec`) and the optimiser is that of `unet`.
 
-The known defects are those of the folder. Where there are none, damage is simulated on good photos, as for `unet`: then
-it knows no real defect, and `train` says so.
+The known defects are those of the folder. As long as some of them have no mask, damage that is simulated on good
+photos, as for `unet`, stands beside them: it teaches the segmentation what a mark is, and the known ones alone say
+which marks are defects. Where none is known, simulated damage is all there is: then it knows no real defect, and
+`train` says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -40,6 +43,40 @@ EPOCH = 40  # steps between two looks at the left-out images
 STRIDE = 8  # pixels of the model's frame to one of the map
 MIDDLE = 10.0  # weight of the pixel in the middle of a mask, as published for DAGM; it falls to 0 towards the rim
 EXAM = 64  # good images that are looked at after each epoch, at most
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Images to learn from, and what each of them teaches.
+
+    Attributes:
+        images: (B, 3, h, w) float in [0, 1].
+        weights: (B, 1, h / 8, w / 8), of places: of a defect where >= 0, and -1 for none.
+        defective: (B,) bool.
+        masked: (B,) bool, of which images the places are known; of good ones they are.
+        decides: (B,) bool, which images teach the decision; simulated damage beside known defects does not.
+    """
+
+    images: Tensor
+    weights: Tensor
+    defective: Tensor
+    masked: Tensor
+    decides: Tensor
+
+    @property
+    def stopped(self) -> Tensor:
+        """(B,) bool, of which images the decision teaches the segmentation nothing.
+
+        It does of defects without a mask, and of as many good images.
+        """
+        return torch.where(self.defective, self.masked, (~self.defective).cumsum(0) > (~self.masked).sum())
+
+    def __add__(self, other: Lesson) -> Lesson:
+        names = (field.name for field in fields(self))
+        return Lesson(*(torch.cat((getattr(self, name), getattr(other, name))) for name in names))
+
+    def to(self, device: torch.device) -> Lesson:
+        return Lesson(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class SegDec(Detector):
@@ -115,16 +152,8 @@ class SegDec(Detector):
 
         def step(number: int, spent: float) -> tuple[float, float]:
             rate = self.rate * min(1, (number + 1) / 40) * (0.02 + 0.98 * (1 - spent) ** 0.9)
-            images, weights, masked = next(bad)
-            clean = batches.take(next(good))
-            images = torch.cat((clean, images))
-            weights = torch.cat((weights.new_full((len(clean), *weights.shape[1:]), -1.0), weights))
-            images, weights = _varied(images, weights, generator)
-            defective = torch.arange(len(images)) >= len(clean)
-            # Good photos have a mask that is empty. As many of them as there are defects without one teach with these.
-            beside = torch.arange(len(clean)) >= int((~masked).sum())
-            stopped, masked = torch.cat((beside, masked)), torch.cat((torch.ones_like(beside), masked))
-            loss = _loss(network, *(t.to(device) for t in (images, weights, defective, masked, stopped)), spent=spent)
+            lesson = _varied(_good(batches.take(next(good))) + next(bad), generator)
+            loss = _loss(network, lesson.to(device), spent=spent)
             network.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -145,21 +174,27 @@ class SegDec(Detector):
             budget, network, step, examine, told=lambda line, last: self._history.append(line), progress=progress
         )
 
-    def _defective(
-        self, batches: Batches, seen: Tensor, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Half batches without end: defective images, the weights of their map, and (b,) whether they have masks."""
+    def _defective(self, batches: Batches, seen: Tensor, generator: torch.Generator) -> Iterator[Lesson]:
+        """Half batches without end."""
         known, half = batches.defects, self.batch // 2
+
+        def painted(count: int, *, decides: bool) -> Lesson:
+            picks = seen[torch.randint(len(seen), (count,), generator=generator)]
+            images, masks = _simulated(batches, picks, generator)
+            yes = torch.ones(len(images), dtype=torch.bool)
+            return Lesson(images, _weights(masks.bool()), yes, yes, yes if decides else ~yes)
+
         if known is None:
             while True:
-                picks = seen[torch.randint(len(seen), (half,), generator=generator)]
-                images, masks = _simulated(batches, picks, generator)
-                yield images, _weights(masks.bool()), torch.ones(len(images), dtype=torch.bool)
-        weights, (learned, _) = _weights(known.masks), _parted(known)
+                yield painted(half, decides=True)
+        weights, masked, (learned, _) = _weights(known.masks), known.masked, _parted(known)
+        beside = 0 if masked[learned].all() else half // 2
         while True:  # each once, then each once again in another order
             order = learned[torch.randperm(len(learned), generator=generator)].repeat(-(-half // len(learned)))
             for picks in order.split(half):
-                yield known.pixels[picks].float() / 255, weights[picks], known.masked[picks]
+                yes = torch.ones(len(picks), dtype=torch.bool)
+                lesson = Lesson(known.pixels[picks].float() / 255, weights[picks], yes, masked[picks], yes)
+                yield lesson + painted(beside, decides=False) if beside else lesson
 
     def _examined(self, batches: Batches, exam: Tensor) -> tuple[Tensor, Tensor]:
         """Good and defective images (B, 3, h, w) that are not learned from."""
@@ -208,32 +243,29 @@ class SegDec(Detector):
         self._image, self._place, self._good = tuple(state["image"]), tuple(state["place"]), state["good"]
 
 
-def _loss(
-    network: nn.Module,
-    images: Tensor,
-    weights: Tensor,
-    defective: Tensor,
-    masked: Tensor,
-    stopped: Tensor,
-    *,
-    spent: float,
-) -> Tensor:
+def _loss(network: nn.Module, lesson: Lesson, *, spent: float) -> Tensor:
     """Segmentation where it is known, and decision; the weight moves from the first to the second.
 
     Args:
-        images: (B, 3, h, w); weights: (B, 1, h / 8, w / 8), of places: of a defect where >= 0, and -1 for none.
-        defective, masked: (B,) bool; good images count as masked.
-        stopped: (B,) bool, of which images the decision teaches the segmentation nothing.
         spent: share of the training that is behind, 0..1.
     """
+    images, masked = lesson.images, lesson.masked
     with torch.autocast(images.device.type, torch.bfloat16):
-        decisions, marks = network(images.contiguous(memory_format=torch.channels_last), stopped)
+        decisions, marks = network(images.contiguous(memory_format=torch.channels_last), lesson.stopped)
     places = F.binary_cross_entropy_with_logits(
-        marks.float(), (weights >= 0).float(), weight=weights.abs(), reduction="none"
+        marks.float(), (lesson.weights >= 0).float(), weight=lesson.weights.abs(), reduction="none"
     )
     segmentation = (places.mean((1, 2, 3)) * masked).sum() / masked.sum().clamp_min(1)
-    decision = F.binary_cross_entropy_with_logits(decisions.float(), defective.float())
-    return (1 - spent) * segmentation + spent * decision if (masked & defective).any() else decision
+    told = lesson.decides
+    decision = F.binary_cross_entropy_with_logits(decisions.float()[told], lesson.defective[told].float())
+    return (1 - spent) * segmentation + spent * decision if (masked & lesson.defective).any() else decision
+
+
+def _good(images: Tensor) -> Lesson:
+    """Good images (B, 3, h, w): nowhere is a defect."""
+    yes = torch.ones(len(images), dtype=torch.bool)
+    grid = (side // STRIDE for side in images.shape[2:])
+    return Lesson(images, torch.full((len(images), 1, *grid), -1.0), ~yes, yes, yes)
 
 
 def _seldom_used(seen: Tensor, count: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -270,14 +302,15 @@ def _simulated(batches: Batches, picks: Tensor, generator: torch.Generator) -> t
     return (images[visible], masks[visible]) if visible.any() else _simulated(batches, picks, generator)
 
 
-def _varied(images: Tensor, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _varied(lesson: Lesson, generator: torch.Generator) -> Lesson:
     """Images mirrored and in other light, which makes neither good nor bad; the weights of their maps mirrored, too."""
+    images, weights = lesson.images, lesson.weights
     n = len(images)
     for axis in (2, 3):
         chosen = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
         images, weights = (torch.where(chosen, t.flip(axis), t) for t in (images, weights))
     light, lift = (torch.rand(n, 1, 1, 1, generator=generator) - 0.5 for _ in range(2))
-    return (images * (1 + 0.2 * light) + 0.08 * lift).clamp(0, 1), weights
+    return replace(lesson, images=(images * (1 + 0.2 * light) + 0.08 * lift).clamp(0, 1), weights=weights)
 
 
 def _parted(known: Defects) -> tuple[Tensor, Tensor]:
