@@ -28,6 +28,7 @@ from promises import blurred, brighter, compressed, darker  # noqa: E402 - besid
 
 from anomaly import dataset, detectors, metrics, thresholds, training  # noqa: E402 - found by the line above
 from anomaly.capture import Profile  # noqa: E402
+from anomaly.errors import TooFewImages  # noqa: E402
 
 LEARNED = 64  # good photos to learn from, a quarter of which sets the limit
 LIMIT = 10  # good and as many defective test photos of each product
@@ -178,7 +179,12 @@ def main() -> None:
             labels = {sample.label for sample in dataset.test_samples(data, product)}
             if labels != {0, 1} or (chosen.product and product not in chosen.product):
                 continue
-            products[product] = products.get(product, {}) | measure(data, product, names, **settings)
+            try:
+                found = measure(data, product, names, **settings)
+            except TooFewImages as refusal:
+                print(f"{product} is left out: {refusal}", file=sys.stderr, flush=True)
+                continue
+            products[product] = products.get(product, {}) | found
             write(products, settings)
             measured = True
     if not measured:
