@@ -249,6 +249,15 @@ def test_fairness_counts_alarms_warnings_and_finds():
     assert found == {"n_good": 3, "alarms": 2, "unwarned": 1, "n_defect": 2, "found": 1, "image_auroc": 0.6667}
 
 
+def test_fairness_leaves_out_and_names_a_product_with_too_few_photos(toy_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fairness, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fairness.py", str(toy_data), "--learned", "4", "--detector", "mahalanobis"])
+    with pytest.raises(SystemExit, match="No product"):
+        fairness.main()
+    assert f"{CATEGORY} is left out: mahalanobis was given 3 good images" in capsys.readouterr().err
+    assert not (tmp_path / "fairness.json").exists()
+
+
 def test_fairness_is_measured_for_every_product_and_detector(toy_data, tmp_path, monkeypatch):
     monkeypatch.setattr(fairness, "HERE", tmp_path)
     few = ["--limit", "2", "--learned", "8", "--minutes", "0.001"]
