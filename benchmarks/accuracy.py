@@ -33,6 +33,7 @@ import systems  # noqa: E402
 from anomaly import dataset, detectors, evaluation, metrics, thresholds, training  # noqa: E402
 
 MEASURED = HERE / "measured"
+LEAST = max(detectors.get(name).least for name in detectors.names())  # good photos, for every one of them to learn
 SHARED = 64  # good photos of each product, evenly chosen, that one model for all of them learns from: none drowns
 JUDGES = (  # what systems of others depend on
     "backbones",
@@ -246,6 +247,11 @@ def main() -> None:
         for product in dataset.categories(data):
             if (chosen.product and product not in chosen.product) or not dataset.test_samples(data, product):
                 continue
+            learned = len(_split(data, product).train)
+            if learned < LEAST:
+                refusal = f"{learned} good photos to learn from, at least {LEAST} are needed"
+                print(f"{product} is left out: {refusal}", file=sys.stderr, flush=True)
+                continue
             for system in chosen.system or systems.names():
                 seeds = chosen.seeds if system in systems.RANDOM else 1
                 runs = [measure_apart(data, product, system, seed) for seed in range(seeds)]
@@ -254,7 +260,7 @@ def main() -> None:
                 write(products)
                 measured = True
     if not measured:
-        sys.exit("No product with test photos was found: give a folder in MVTec AD layout")
+        sys.exit("Nothing was measured: give a folder in MVTec AD layout, with test photos and enough good ones")
 
 
 if __name__ == "__main__":

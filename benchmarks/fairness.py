@@ -188,7 +188,8 @@ def main() -> None:
             write(products, settings)
             measured = True
     if not measured:
-        sys.exit("No product with good and defective test photos was found: give a folder in MVTec AD layout")
+        message = "Nothing was measured: give a folder in MVTec AD layout, with good and defective test photos"
+        sys.exit(f"{message}, and enough good ones to learn from")
 
 
 if __name__ == "__main__":

@@ -249,10 +249,21 @@ def test_fairness_counts_alarms_warnings_and_finds():
     assert found == {"n_good": 3, "alarms": 2, "unwarned": 1, "n_defect": 2, "found": 1, "image_auroc": 0.6667}
 
 
+def test_accuracy_leaves_out_and_names_a_product_with_too_few_photos(tmp_path, monkeypatch, capsys):
+    synthetic.write_product(tmp_path / "data", CATEGORY, train=4, test=2, size=64)
+    monkeypatch.setattr(accuracy, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["accuracy.py", str(tmp_path / "data")])
+    with pytest.raises(SystemExit, match="Nothing was measured"):
+        accuracy.main()
+    said = f"{CATEGORY} is left out: 3 good photos to learn from, at least 4 are needed"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "results.json").exists()
+
+
 def test_fairness_leaves_out_and_names_a_product_with_too_few_photos(toy_data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fairness, "HERE", tmp_path)
     monkeypatch.setattr(sys, "argv", ["fairness.py", str(toy_data), "--learned", "4", "--detector", "mahalanobis"])
-    with pytest.raises(SystemExit, match="No product"):
+    with pytest.raises(SystemExit, match="Nothing was measured"):
         fairness.main()
     assert f"{CATEGORY} is left out: mahalanobis was given 3 good images" in capsys.readouterr().err
     assert not (tmp_path / "fairness.json").exists()
@@ -271,7 +282,7 @@ def test_fairness_is_measured_for_every_product_and_detector(toy_data, tmp_path,
     page = (tmp_path / "fairness.md").read_text()
     assert f"| JPEG 60 | {50 * rows['JPEG 60']['alarms']:.1f}% [" in page and f"| `{CATEGORY}` |" in page
     monkeypatch.setattr(sys, "argv", ["fairness.py", str(toy_data), "--product", "nothing"])
-    with pytest.raises(SystemExit, match="No product"):
+    with pytest.raises(SystemExit, match="Nothing was measured"):
         fairness.main()
     monkeypatch.setattr(fairness, "measure", lambda data, product, names, **settings: {names[0]: rows})
     for options, detectors in ((few, ["unet", "dae"]), (["--limit", "3", *few[2:]], ["dae"])):
