@@ -312,6 +312,14 @@ def group_by_number(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
     return [tuple(groups[place]) for place in sorted(groups)]
 
 
+def group_labels(paths: Sequence[Path]) -> list[int]:
+    """The number of the group of each file, from 0 on; groups are those of `group_by_number` in each folder."""
+    folders = {path.parent: [other for other in paths if other.parent == path.parent] for path in paths}
+    groups = [group for found in folders.values() for group in group_by_number(found)]
+    label_of = {path: label for label, group in enumerate(groups) for path in group}
+    return [label_of[path] for path in paths]
+
+
 def _ends(keys: list[tuple[int, int]], block: int) -> set[int]:
     """Places in ascending distinct keys after which a group ends."""
     pairs = list(zip(keys, keys[1:]))

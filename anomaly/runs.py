@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from anomaly import __version__, defects, detectors, gate
+from anomaly import __version__, dataset, defects, detectors, gate, thresholds
 from anomaly.backbones import digest_of
 from anomaly.capture import Profile
 from anomaly.detectors.base import MANIFEST, SCHEMA, WEIGHTS, Detector
@@ -65,6 +65,13 @@ class Run:
     def region(self) -> Box | None:
         """The part of each photo that it learned from; None is all of it."""
         return self.manifest.get("region") and tuple(self.manifest["region"])
+
+    @property
+    def design_effect(self) -> float:
+        """Of the good parts that set limits (`thresholds.design_effect`), by groups of neighbouring file numbers."""
+        good = self.calibration["good"]
+        groups = dataset.group_labels([Path(entry["file"]) for entry in good])
+        return thresholds.design_effect([entry["score"] for entry in good], groups)
 
     @property
     def profile(self) -> Profile | None:

@@ -324,7 +324,15 @@ def _operate(
     started_from: str | None = None,
 ) -> OperatingPoint:
     good, defect = ([entry["score"] for entry in run.calibration[kind]] for kind in ("good", "defect"))
-    choice = thresholds.choose(rule, good, defect, target=target, false_alarm_cost=costs[0], escape_cost=costs[1])
+    choice = thresholds.choose(
+        rule,
+        good,
+        defect,
+        target=target,
+        false_alarm_cost=costs[0],
+        escape_cost=costs[1],
+        effect=run.design_effect,
+    )
     point = operating_point(run, choice, why=why)
     ledger.save(book, run.category, run.detector, point, started_from=started_from)
     return point

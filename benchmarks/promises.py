@@ -87,13 +87,15 @@ def split_once(scores: dict[Path, float], seed: int) -> dict:
     target = training.supported_target(n)
     choice = thresholds.choose("false-alarms", held_out, target=target)
     k = int(np.sum(held_out < choice.threshold))
-    low, high = thresholds.rate_to_come(k, n)
-    least, most = next_parts(k, n, m)
+    effect = thresholds.design_effect(held_out, dataset.group_labels(split.held_out))
+    low, high = thresholds.rate_to_come(k, n, effect)
+    least, most = next_parts(k, n, m, effect)
     alarms = int(np.sum(fresh >= choice.threshold))
     return {
         "n": n,
         "m": m,
         "target": target,
+        "effect": effect,
         "rate": alarms / m,
         "printed": low <= alarms / m <= high,
         "next": bool(least <= alarms <= most),
@@ -107,13 +109,15 @@ def _between(scores: np.ndarray, choice: thresholds.Choice) -> float:
     return float(np.mean((scores >= choice.review) & (scores < choice.threshold)))
 
 
-def next_parts(k: int, n: int, m: int) -> tuple[int, int]:
+def next_parts(k: int, n: int, m: int, effect: float = 1.0) -> tuple[float, float]:
     """The 95% interval of false alarms among the next m parts, of a limit just over the k-th lowest of n good scores.
 
-    Their rate follows Beta(n + 1 - k, k), so their number is beta-binomial.
+    Their rate follows Beta(n + 1 - k, k), so their number is beta-binomial; n parts and m parts that resemble each
+    other count as `effect` times fewer (thresholds.design_effect).
     """
-    low, high = stats.betabinom.ppf((0.025, 0.975), m, n + 1 - k, k)
-    return int(low), int(high)
+    fewer = max(1, round(m / effect))
+    low, high = stats.betabinom.ppf((0.025, 0.975), fewer, (n + 1 - k) / effect, k / effect)
+    return low * m / fewer, high * m / fewer
 
 
 def summarise(splits: list[dict]) -> dict:
@@ -122,6 +126,7 @@ def summarise(splits: list[dict]) -> dict:
     counts = {f"n_{key}": int(np.median([one[key] for one in splits])) for key in ("n", "m")}
     names = {
         "target": "target",
+        "effect": "design_effect",
         "rate": "rate_seen",
         "printed": "inside_printed",
         "next": "inside_next",
@@ -182,10 +187,11 @@ def page(products: dict[str, dict], captures: dict[str, dict]) -> str:
         f"Detector {detectors.USUAL[0]}, rule false-alarms. Half of the good photos were learned from, the others "
         f"split {SPLITS} times by whole groups. Inside: share of splits whose fresh photos had as many false alarms as "
         "the 95% interval said: the printed one, which speaks of the rate in the long run, and the beta-binomial one "
-        "for just so many fresh photos. Splits of one pool are not independent of each other.\n\n"
-        "| Product | n learned | n limit / fresh | Groups | Promised | Seen | Inside printed | Inside, next m | "
-        "More than that | REVIEW said / seen |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+        "for just so many fresh photos. Both are widened by the design effect (mean of the splits): so many photos of "
+        "neighbouring numbers say as much as one; 1 where they are not alike. Splits of one pool are not independent "
+        "of each other.\n\n| Product | n learned | n limit / fresh | Groups | Design effect | Promised | Seen | "
+        "Inside printed | Inside, next m | More than that | REVIEW said / seen |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     ]
     for name, one in products.items():
         cells = [
@@ -193,6 +199,7 @@ def page(products: dict[str, dict], captures: dict[str, dict]) -> str:
             one["n_fitted"],
             f"{one['n_limit']} / {one['n_fresh']}",
             one["groups"],
+            f"{one['design_effect']:.1f}",
             *(f"{100 * one[key]:.1f}%" for key in ("target", "rate_seen", "inside_printed", "inside_next")),
             f"{100 * one['more_than_next']:.1f}%",
             f"{100 * one['review_said']:.1f}% / {100 * one['review_seen']:.1f}%",

@@ -45,10 +45,17 @@ def test_parts_of_one_kind_keep_the_promise():
     assert (found["splits"], found["n_limit"], found["n_fresh"]) == (60, 150, 150)
 
 
-def test_groups_that_differ_break_it_and_that_is_seen():
+def test_groups_that_differ_make_a_promise_say_less_and_keep_it(monkeypatch):
     """Whole days that score higher: each lies on one side of a split."""
     days = np.repeat(np.random.default_rng(2).exponential(3, 20), 15)
-    assert splits(days + 0.1 * np.random.default_rng(3).random(300))["inside_next"] < 0.7
+    values = days + 0.1 * np.random.default_rng(3).random(300)
+    found = splits(values)
+    assert found["design_effect"] > 4 and found["inside_next"] > 0.85
+    monkeypatch.setattr(promises.thresholds, "design_effect", lambda scores, groups: 1.0)
+    broken = splits(values)
+    assert broken["design_effect"] == 1 and broken["inside_next"] < 0.7, (
+        "without it the promise breaks, and that is seen"
+    )
 
 
 def test_each_camera_does_what_it_is_named_for():

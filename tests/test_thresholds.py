@@ -23,8 +23,10 @@ from anomaly.thresholds import (
     RULES,
     OperatingPoint,
     Thresholds,
+    by_hand,
     choose,
     decide,
+    design_effect,
     interval,
     rate_to_come,
     review_limit,
@@ -74,6 +76,47 @@ def test_the_promise_in_words():
         "on average at most 2.0% false alarms (95% interval 0.042-6.0%, n = 60 held-out good parts); "
         "1 of 4 known defective parts escape (25.0%, 95% interval 0.6-80.6%); "
         "4 of 60 held-out good parts go to REVIEW (6.7%, 95% interval 1.8-16.2%)"
+    )
+
+
+# --- parts that resemble each other
+
+
+def test_the_design_effect_of_groups_by_hand():
+    # Ten batches of five parts, each nearly one score: five parts say as much as one.
+    batches = np.repeat(np.arange(10), 5)
+    alike = batches + 0.01 * np.random.default_rng(0).random(50)
+    assert design_effect(alike, batches) == pytest.approx(5, rel=0.05)
+    assert design_effect(np.exp(alike), batches) == design_effect(alike, batches), "only the order counts"
+    # Two thirds of the variance between batches: 1 + (5 - 1) * 2 / 3
+    rng = np.random.default_rng(1)
+    many = np.repeat(np.arange(2000), 5)
+    mixed = rng.normal(0, np.sqrt(2), 2000)[many] + rng.normal(size=10_000)
+    assert design_effect(mixed, many) == pytest.approx(1 + 4 * 2 / 3, rel=0.03)
+
+
+def test_parts_that_are_not_alike_count_in_full():
+    found = [design_effect(np.random.default_rng(i).random(60), np.repeat(np.arange(20), 3)) for i in range(400)]
+    assert np.mean(np.array(found) > 1) == pytest.approx(0.05, abs=0.03), "an F test at 5%"
+    assert design_effect([3.0, 1.0, 2.0], [0, 1, 2]) == 1, "each by itself"
+    assert design_effect([3.0, 1.0, 2.0], [0, 0, 0]) == 1, "all of one batch: nothing to compare with"
+    assert design_effect([2.0] * 8, np.repeat(np.arange(4), 2)) == 1, "all the same"
+    assert design_effect([], []) == 1
+
+
+def test_a_promise_on_parts_that_are_alike_says_less_and_why():
+    plain, alike = (choose("false-alarms", range(120), effect=effect) for effect in (1.0, 3.0))
+    assert (plain.threshold, plain.review) == (alike.threshold, alike.review), "the limits stay"
+    low, high = beta(2 / 3, 119 / 3).ppf([0.025, 0.975])
+    assert rate_to_come(119, 120, 3.0) == pytest.approx((low, high))
+    assert f"-{100 * high:.1f}%, n = 120 held-out good parts)" in alike.promise
+    worth = "; neighbouring photos are alike: 120 good parts tell as much as 40 unrelated ones"
+    assert alike.promise.endswith(worth) and worth not in plain.promise
+    for said in (by_hand(110, 100, range(120), effect=3.0), choose("f1", range(120), [200.0], effect=3.0)):
+        assert said.promise.endswith(worth)
+    low, high = beta(10 / 3, 110 / 3 + 1).ppf(0.025), beta(10 / 3 + 1, 110 / 3).ppf(0.975)
+    assert (
+        f"(8.3%, 95% interval {100 * low:.1f}-{100 * high:.1f}%)" in by_hand(110, 100, range(120), effect=3.0).promise
     )
 
 

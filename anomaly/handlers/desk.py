@@ -105,7 +105,7 @@ class Desk:
         elif fail is None:
             fail = max(self.fail, review)
         fail = self.fail if fail is None else fail
-        choice = thresholds.by_hand(fail, review, self.good, self.defect)
+        choice = thresholds.by_hand(fail, review, self.good, self.defect, effect=self.run.design_effect)
         return replace(self, choice=self._as_sampled(choice), number=None)
 
     def by_rule(self, rule: str, *, target: float | None = None, costs: tuple[float, float] = (1.0, 10.0)) -> Desk:
@@ -115,7 +115,13 @@ class Desk:
         if rule not in ("false-alarms", "percentile"):
             target = None
         choice = thresholds.choose(
-            rule, good, self.defect, target=target, false_alarm_cost=costs[0], escape_cost=costs[1]
+            rule,
+            good,
+            self.defect,
+            target=target,
+            false_alarm_cost=costs[0],
+            escape_cost=costs[1],
+            effect=self.run.design_effect,
         )
         return replace(self, choice=self._as_sampled(choice), number=None)
 

@@ -138,7 +138,8 @@ class TuneHandlers:
 def _first_choice(run: runs.Run) -> Choice:
     """Of a run without limits of its own: as training sets them."""
     good, defect = ([entry["score"] for entry in run.calibration[kind]] for kind in ("good", "defect"))
-    return thresholds.choose("false-alarms", good, defect, target=training.supported_target(len(good)))
+    target = training.supported_target(len(good))
+    return thresholds.choose("false-alarms", good, defect, target=target, effect=run.design_effect)
 
 
 def to_json(desk: Desk, found: WhatIf | None) -> dict:

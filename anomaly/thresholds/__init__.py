@@ -4,7 +4,15 @@ A score is anomalous iff `score >= threshold`. Scores are raw, higher = more ano
 """
 
 from anomaly.thresholds.book import OperatingPoint, Thresholds, decide
-from anomaly.thresholds.intervals import Standing, interval, needed_for, rate_to_come, standing, strongest_target
+from anomaly.thresholds.intervals import (
+    Standing,
+    design_effect,
+    interval,
+    needed_for,
+    rate_to_come,
+    standing,
+    strongest_target,
+)
 from anomaly.thresholds.rules import BY_HAND, NEEDS_DEFECTS, RULES, Choice, by_hand, choose, review_limit
 
 __all__ = [
@@ -18,6 +26,7 @@ __all__ = [
     "by_hand",
     "choose",
     "decide",
+    "design_effect",
     "interval",
     "needed_for",
     "rate_to_come",

@@ -7,28 +7,58 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 from scipy.special import betaincinv
 
 from anomaly.errors import UsageError
 
 # Far over the rounding of n times a fraction, far under 1: 150 * (1 - 0.18) is 123, not 123.00000000000001.
 ROUNDING = 1e-9
+ALIKE = 0.05  # level of the F test by which groups of parts differ from each other
 
 
-def interval(k: int, n: int) -> tuple[float, float]:
+def interval(k: float, n: float) -> tuple[float, float]:
     """The exact 95% interval of a share that was seen k times in n (Clopper & Pearson 1934), as fractions."""
     low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, 0.025))
     high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 0.975))
     return low, high
 
 
-def rate_to_come(k: int, n: int) -> tuple[float, float]:
+def rate_to_come(k: int, n: int, effect: float = 1.0) -> tuple[float, float]:
     """The 95% interval of the rate of false alarms to come, of a limit just over the k-th lowest of n good scores.
 
-    The rate follows Beta(n + 1 - k, k) whatever the distribution of scores (Vovk 2012, split conformal).
+    The rate follows Beta(n + 1 - k, k) whatever the distribution of scores (Vovk 2012, split conformal). Both numbers
+    are divided by the `design_effect`: n parts that resemble each other say less than n unrelated ones.
     """
-    low, high = (float(betaincinv(n + 1 - k, k, q)) for q in (0.025, 0.975))
+    low, high = (float(betaincinv((n + 1 - k) / effect, k / effect, q)) for q in (0.025, 0.975))
     return low, high
+
+
+def design_effect(scores: ArrayLike, groups: ArrayLike) -> float:
+    """How many parts say together as much as one unrelated part, at least 1 (Kish, Survey Sampling, 1965).
+
+    Parts of one batch, or photos of one part, resemble each other. It is 1 + (b - 1) r for groups of b parts, the
+    larger ones counting for more, and the intraclass correlation r of the scores, of which only the order counts
+    (one-way analysis of variance of normal scores); and 1 where an F test at 5% does not see that groups differ.
+
+    Args:
+        scores: (n,); groups: (n,) which group each part is of, integers from 0 on without a gap.
+    """
+    groups = np.asarray(groups)
+    sizes = np.bincount(groups) if groups.size else np.zeros(0, int)
+    between, within = len(sizes) - 1, len(groups) - len(sizes)
+    if between < 1 or within < 1:
+        return 1.0
+    x = stats.norm.ppf((stats.rankdata(scores) - 0.5) / len(groups))
+    means = np.bincount(groups, x) / sizes
+    apart = float((sizes * np.square(means - x.mean())).sum()) / between
+    inside = float(np.square(x - means[groups]).sum()) / within
+    if stats.f.sf(apart / max(inside, ROUNDING), between, within) >= ALIKE:
+        return 1.0
+    together = float(np.square(sizes).sum()) / len(groups)
+    usual = (len(groups) - together) / between
+    correlation = (apart - inside) / (apart + (usual - 1) * inside)
+    return 1 + (together - 1) * max(0.0, correlation)
 
 
 @dataclass(frozen=True)
@@ -87,9 +117,9 @@ def sorted_scores(scores: ArrayLike, kind: str) -> np.ndarray:
     return scores
 
 
-def rate(k: int, n: int, what: str) -> str:
-    """As in "2 of 50 parts escape (4.0%, 95% interval 0.5-13.7%)"."""
-    low, high = interval(k, n)
+def rate(k: int, n: int, what: str, effect: float = 1.0) -> str:
+    """As in "2 of 50 parts escape (4.0%, 95% interval 0.5-13.7%)", with the `design_effect` of the parts."""
+    low, high = interval(k / effect, n / effect)
     return f"{k} of {n} {what} ({percent(k / n)}%, 95% interval {percent(low)}-{percent(high)}%)"
 
 

@@ -49,6 +49,7 @@ def choose(
     target: float | None = None,
     false_alarm_cost: float = 1.0,
     escape_cost: float = 10.0,
+    effect: float = 1.0,
 ) -> Choice:
     """Choose the threshold of the verdict.
 
@@ -70,6 +71,7 @@ def choose(
         defect: (m,) scores of defective parts.
         target: a fraction in (0, 1) for `false-alarms`, a percentage in (0, 100) for `percentile`, else None.
         false_alarm_cost, escape_cost: positive, in one unit; used by `cost`.
+        effect: `design_effect` of the good scores; it widens the interval of false alarms, and the promise says so.
 
     Raises:
         UnknownName: no such rule.
@@ -83,17 +85,17 @@ def choose(
     if not good.size:
         raise UsageError("no scores of good parts were given", "Hold out good images, at least 49 for 2% false alarms")
     if rule in ("false-alarms", "percentile"):
-        threshold, target, promise = _from_good(rule, good, target)
+        threshold, target, promise = _from_good(rule, good, target, effect)
         if defect.size:
             promise += f"; {rate(int(np.sum(defect < threshold)), defect.size, 'known defective parts escape')}"
     else:
         if target is not None:
             raise UsageError(f"the rule {rule} takes no target", "Leave the target out, or use the rule false-alarms")
-        threshold, promise = _from_both(rule, good, defect, false_alarm_cost, escape_cost)
+        threshold, promise = _from_both(rule, good, defect, false_alarm_cost, escape_cost, effect)
     below = np.mean(good < threshold)
     review = review_limit(good, share=1 - target if rule == "false-alarms" else below, threshold=threshold)
     doubtful = int(np.sum((good >= review) & (good < threshold)))
-    promise += f"; {rate(doubtful, good.size, 'held-out good parts go to REVIEW')}"
+    promise += f"; {rate(doubtful, good.size, 'held-out good parts go to REVIEW')}{_worth(good.size, effect)}"
     return Choice(
         threshold=float(threshold),
         review=review,
@@ -105,7 +107,7 @@ def choose(
     )
 
 
-def by_hand(threshold: float, review: float, good: ArrayLike, defect: ArrayLike = ()) -> Choice:
+def by_hand(threshold: float, review: float, good: ArrayLike, defect: ArrayLike = (), *, effect: float = 1.0) -> Choice:
     """Limits that a person set, with what they did to these parts.
 
     Of n good parts n - k raise an alarm. The exact interval of that share is also that of the rate to come, wherever
@@ -115,6 +117,7 @@ def by_hand(threshold: float, review: float, good: ArrayLike, defect: ArrayLike 
     Args:
         threshold, review: of the verdict, 0 < review <= threshold.
         good: (n,) scores of good parts; defect: (m,) scores of defective ones, none is allowed.
+        effect: `design_effect` of the good scores, as for `choose`.
     Raises:
         UsageError: limits out of order, no good scores, a score that is not finite.
     """
@@ -124,11 +127,11 @@ def by_hand(threshold: float, review: float, good: ArrayLike, defect: ArrayLike 
         raise UsageError(problem, "Set REVIEW at or below FAIL, and both over 0")
     if not good.size:
         raise UsageError("no scores of good parts were given", "Hold out good images")
-    promise = rate(int(np.sum(good >= threshold)), good.size, "good parts raise a false alarm")
+    promise = rate(int(np.sum(good >= threshold)), good.size, "good parts raise a false alarm", effect)
     if defect.size:
         promise += f"; {rate(int(np.sum(defect < threshold)), defect.size, 'known defective parts escape')}"
     doubtful = int(np.sum((good >= review) & (good < threshold)))
-    promise += f"; {rate(doubtful, good.size, 'good parts go to REVIEW')}"
+    promise += f"; {rate(doubtful, good.size, 'good parts go to REVIEW')}{_worth(good.size, effect)}"
     return Choice(float(threshold), float(review), BY_HAND, None, promise, int(good.size), int(defect.size))
 
 
@@ -155,7 +158,14 @@ def review_limit(good: ArrayLike, *, share: float, threshold: float) -> float:
     return min(float(np.nextafter(good[k - 1], np.inf)), float(threshold)) if k else -math.inf
 
 
-def _from_good(rule: str, good: np.ndarray, target: float | None) -> tuple[float, float, str]:
+def _worth(n: int, effect: float) -> str:
+    """What is said where good parts resemble each other, to follow a promise."""
+    if effect <= 1:
+        return ""
+    return f"; neighbouring photos are alike: {n} good parts tell as much as {max(1, round(n / effect))} unrelated ones"
+
+
+def _from_good(rule: str, good: np.ndarray, target: float | None, effect: float) -> tuple[float, float, str]:
     """Threshold, target and promise of a rule that looks at the k-th lowest good score."""
     n = good.size
     limit, default = (1, 0.02) if rule == "false-alarms" else (100, 99.0)
@@ -174,7 +184,7 @@ def _from_good(rule: str, good: np.ndarray, target: float | None) -> tuple[float
         problem = f"at most {percent(target)}% false alarms need {needed} held-out good images, {n} were found"
         remedy = f"Add good images, or promise {percent(strongest_target(n), up=True)}% or more"
         raise UnsupportedPromise(problem, remedy)
-    low, high = rate_to_come(k, n)
+    low, high = rate_to_come(k, n, effect)
     promise = (
         f"on average {expected} false alarms "
         f"(95% interval {percent(low)}-{percent(high)}%, n = {n} held-out good parts)"
@@ -183,7 +193,7 @@ def _from_good(rule: str, good: np.ndarray, target: float | None) -> tuple[float
 
 
 def _from_both(
-    rule: str, good: np.ndarray, defect: np.ndarray, false_alarm_cost: float, escape_cost: float
+    rule: str, good: np.ndarray, defect: np.ndarray, false_alarm_cost: float, escape_cost: float, effect: float
 ) -> tuple[float, str]:
     """Threshold and promise of a rule that weighs false alarms against escapes."""
     if not defect.size:
@@ -203,7 +213,7 @@ def _from_both(
     }[rule]
     best = int(np.argmax(merit))  # the first of equals is the lowest threshold
     promise = (
-        f"{rate(int(alarms[best]), good.size, 'good parts raise a false alarm')} and "
+        f"{rate(int(alarms[best]), good.size, 'good parts raise a false alarm', effect)} and "
         f"{rate(int(escapes[best]), defect.size, 'defective parts escape')}; "
         "chosen on these same parts, so expect slightly worse"
     )
