@@ -18,6 +18,7 @@ from anomaly.dataset import (
     fingerprint,
     good_images,
     group_by_number,
+    group_labels,
     read_mask,
     split_good,
     split_labelled,
@@ -135,6 +136,14 @@ def test_masks_of_another_size_are_scaled_and_of_another_proportion_refused(root
 
 def numbers(paths):
     return [int("".join(filter(str.isdigit, p.stem))) for p in paths]
+
+
+def test_group_labels_number_the_groups_of_each_folder():
+    parts = [Path(f"train/good/{i:03}.png") for i in range(200)]
+    labels = group_labels([*parts, Path("test/good/000.png")])
+    assert labels == [*np.repeat(range(20), 10).tolist(), 20], "equal numbers of another folder show another part"
+    assert group_labels(parts[::-1]) == labels[:-1][::-1]
+    assert group_labels([]) == []
 
 
 def test_neighbouring_numbers_stay_together():

@@ -330,6 +330,20 @@ def test_the_curves_pass_through_the_operating_point(handlers):
     assert "nothing is judged ANOMALY" in limits.known_parts(desk.move(fail=31.0))
 
 
+def test_good_photos_that_are_alike_weaken_every_promise(site, handlers):
+    days = np.repeat(np.random.default_rng(0).permutation(20) + 1.0, 5)
+    scores = (days + np.tile(np.arange(5) / 100, 20)).tolist()
+    write_run(site.runs, good=scores, category="days")
+    write_run(site.runs, good=np.random.default_rng(1).permutation(scores).tolist(), category="mixed")
+    days, mixed = (handlers.open(person(), name) for name in ("days", "mixed"))
+    assert days.run.design_effect == pytest.approx(5, rel=0.05) and mixed.run.design_effect == 1
+    assert days.fail == mixed.fail, "the limit itself stays"
+    for change in (lambda desk: desk, lambda desk: desk.move(fail=15.0), lambda desk: desk.by_rule("f1")):
+        said = [change(desk).choice.promise for desk in (days, mixed)]
+        worth = "neighbouring photos are alike: 100 good parts tell as much as 20 unrelated ones"
+        assert [worth in one for one in said] == [True, False]
+
+
 def test_the_limit_that_was_not_moved_gives_way(handlers):
     desk = handlers.open(person(), "plate")
     lower, higher = desk.move(fail=4.0), desk.move(review=12.0)
