@@ -313,10 +313,8 @@ def group_by_number(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
 
 
 def group_labels(paths: Sequence[Path]) -> list[int]:
-    """The number of the group of each file, from 0 on; groups are those of `group_by_number` in each folder."""
-    folders = {path.parent: [other for other in paths if other.parent == path.parent] for path in paths}
-    groups = [group for found in folders.values() for group in group_by_number(found)]
-    label_of = {path: label for label, group in enumerate(groups) for path in group}
+    """The number, from 0 on, of the group of `group_by_number` that each file is in."""
+    label_of = {path: label for label, group in enumerate(group_by_number(paths)) for path in group}
     return [label_of[path] for path in paths]
 
 
