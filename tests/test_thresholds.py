@@ -95,6 +95,13 @@ def test_the_design_effect_of_groups_by_hand():
     assert design_effect(mixed, many) == pytest.approx(1 + 4 * 2 / 3, rel=0.03)
 
 
+def test_the_end_of_an_interval_is_not_said_more_precisely_than_anybody_can_use():
+    # Beta(1 / 20, 50 / 20) of fifty parts that say as much as two or three
+    low, high = rate_to_come(50, 50, 20.0)
+    assert 0 < low < 1e-20
+    assert f"(95% interval 0.0000-{100 * high:.1f}%," in choose("false-alarms", range(50), effect=20.0).promise
+
+
 def test_parts_that_are_not_alike_count_in_full():
     found = [design_effect(np.random.default_rng(i).random(60), np.repeat(np.arange(20), 3)) for i in range(400)]
     assert np.mean(np.array(found) > 1) == pytest.approx(0.05, abs=0.03), "an F test at 5%"

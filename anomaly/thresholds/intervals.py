@@ -124,9 +124,9 @@ def rate(k: int, n: int, what: str, effect: float = 1.0) -> str:
 
 
 def percent(fraction: float, *, up: bool = False) -> str:
-    """One decimal, or two digits where one decimal would say 0."""
+    """One decimal, or two digits where one decimal would say 0; no more than four decimals."""
     value = 100 * fraction
-    digits = 1 if value >= 0.1 or value == 0 else 1 - math.floor(math.log10(value))
+    digits = 1 if value >= 0.1 or value == 0 else min(4, 1 - math.floor(math.log10(value)))
     if up:
         value = math.ceil(value * 10**digits - ROUNDING) / 10**digits
     return f"{value:.{digits}f}"
