@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
-from scipy.special import betaincinv
+from scipy.special import betaincinv, fdtrc, ndtri
 
 from anomaly.errors import UsageError
 
@@ -49,11 +48,13 @@ def design_effect(scores: ArrayLike, groups: ArrayLike) -> float:
     between, within = len(sizes) - 1, len(groups) - len(sizes)
     if between < 1 or within < 1:
         return 1.0
-    x = stats.norm.ppf((stats.rankdata(scores) - 0.5) / len(groups))
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(count) - (count - 1) / 2)[place]  # from 1 on, equal scores share the mean of theirs
+    x = ndtri((ranks - 0.5) / len(groups))
     means = np.bincount(groups, x) / sizes
     apart = float((sizes * np.square(means - x.mean())).sum()) / between
     inside = float(np.square(x - means[groups]).sum()) / within
-    if stats.f.sf(apart / max(inside, ROUNDING), between, within) >= ALIKE:
+    if fdtrc(between, within, apart / max(inside, ROUNDING)) >= ALIKE:
         return 1.0
     together = float(np.square(sizes).sum()) / len(groups)
     usual = (len(groups) - together) / between
