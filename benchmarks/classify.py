@@ -142,11 +142,17 @@ def draw(path: Path, runs: list[dict]) -> None:
     """Learning curves of all seeds, and the confusion of all test photos."""
     figure = Figure(figsize=(11, 4.4), dpi=120, layout="constrained")
     curves, table = figure.subplots(1, 2)
-    for run in runs:
-        epochs = [line["epoch"] for line in run["history"]]
-        curves.plot(epochs, [line["train_loss"] for line in run["history"]], color="#3b6ea5", alpha=0.7)
-        curves.plot(epochs, [line["held_out_loss"] for line in run["history"]], color="#b5651d", alpha=0.7)
-    curves.set(xlabel="epoch", ylabel="cross-entropy (blue); share of wrong validation photos (brown)", yscale="log")
+    told = {
+        "train_loss": ("cross-entropy", "#3b6ea5"),
+        "held_out_loss": ("share of wrong validation photos", "#b5651d"),
+    }
+    for key, (label, color) in told.items():
+        for run in runs:
+            epochs, values = zip(*((line["epoch"], line[key]) for line in run["history"]))
+            curves.plot(epochs, values, color=color, alpha=0.7, label=label if run is runs[0] else None)
+    curves.set(xlabel="epoch", yscale="log")
+    curves.xaxis.get_major_locator().set_params(integer=True)
+    curves.legend(frameon=False)
     total = np.sum([run["confusion"] for run in runs], axis=0)
     table.pcolormesh(total / total.sum(1, keepdims=True), cmap="viridis", vmin=0, vmax=1)
     table.invert_yaxis()
