@@ -16,13 +16,16 @@ from pathlib import Path
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 
+from anomaly import nets
 from anomaly.errors import BackboneError, UnknownName
 
 DEFAULT = "convnextv2_femto"
 SHIPPED = Path(__file__).resolve().parent.parent / "runs" / "_backbones"
 SCHEMA = 2
+TOGETHER = 2 * 448**2  # pixels of a batch that a frozen backbone sees at once: more of them leave the caches of a CPU
 WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
 LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -97,7 +100,10 @@ class Backbone(nn.Module):
         Returns:
             One (B, C_s, H / stride_s, W / stride_s) tensor for each stage, fine to coarse.
         """
-        return self.predict(self.stages(images))
+        height, width = images.shape[2:]
+        few = len(images) if self.training else TOGETHER // (height * width)
+        seen = [self.predict(self.stages(some)) for some in images.split(max(1, few))]
+        return seen[0] if len(seen) == 1 else tuple(torch.cat(stage) for stage in zip(*seen))
 
     def stages(self, images: Tensor) -> tuple[Tensor, ...]:
         """The trunk's own features."""
@@ -117,8 +123,7 @@ def _head(channels: int, wanted: int) -> nn.Module:
 
 def create(name: str) -> nn.Module:
     """An architecture with random weights, as a timm feature pyramid. Raises UnknownName."""
-    recipe = _recipe(name)
-    return timm.create_model(recipe.timm_name, pretrained=False, features_only=True)
+    return _quick(timm.create_model(_recipe(name).timm_name, pretrained=False, features_only=True))
 
 
 def untrained(name: str, *, seed: int = 0) -> Backbone:
@@ -191,6 +196,14 @@ def _recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def _quick(trunk: nn.Module) -> nn.Module:
+    """With the quick form of its response normalisation, if it has any."""
+    for place, layer in list(trunk.named_modules()):
+        if isinstance(layer, GlobalResponseNorm):
+            trunk.set_submodule(place, nets.ResponseNorm.of(layer))
+    return trunk
+
+
 def _freeze(backbone: Backbone) -> Backbone:
     return backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
@@ -229,4 +242,4 @@ def _load_hub(name: str) -> Backbone:
     hasher = hashlib.sha256()
     for key, value in trunk.state_dict().items():
         hasher.update(key.encode() + value.numpy().tobytes())
-    return Backbone(name=name, trunk=trunk, sha256=hasher.hexdigest())
+    return Backbone(name=name, trunk=_quick(trunk), sha256=hasher.hexdigest())

@@ -6,6 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 
 WIDTHS = (32, 64, 128, 256)  # channels of an autoencoder's levels, each at half the size of the one before
@@ -189,6 +190,28 @@ class VariationalAutoencoder(Autoencoder):
     def decode(self, codes: Tensor) -> Tensor:
         """(B, latent) -> (B, 3, *frame)."""
         return self.decoder(self.expand(codes).unflatten(1, self.grid))
+
+
+class ResponseNorm(GlobalResponseNorm):
+    """Global response normalisation of ConvNeXt V2 (Woo et al., CVPR 2023), in a third of timm's time on a CPU.
+
+    The same numbers but for rounding: squares are summed, as the norm over two dimensions at once is slow, and scale
+    and shortcut are one factor.
+    """
+
+    @classmethod
+    def of(cls, norm: GlobalResponseNorm) -> ResponseNorm:
+        """The same layer, with the same weights."""
+        made = cls(len(norm.weight), eps=norm.eps, channels_last=norm.channel_dim == -1)
+        made.load_state_dict(norm.state_dict())
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W), or (B, H, W, C) with channels last -> the same shape."""
+        length = x.square().sum(self.spatial_dim, keepdim=True).sqrt()
+        share = length / (length.mean(self.channel_dim, keepdim=True) + self.eps)
+        weight, bias = self.weight.view(self.wb_shape), self.bias.view(self.wb_shape)
+        return torch.addcmul(bias, x, 1 + weight * share)
 
 
 class SurfaceNet(nn.Module):

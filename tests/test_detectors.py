@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, painted, plate
+from timm.layers.grn import GlobalResponseNorm
 
-from anomaly import backbones, detectors
+from anomaly import backbones, detectors, nets
 from anomaly.detectors import base, mahalanobis, unet
 from anomaly.errors import BrokenRun, NotFitted, TooFewImages, UnknownName, UsageError
 
@@ -425,6 +426,25 @@ def test_mahalanobis_takes_its_features_from_the_backbone_named(monkeypatch, tmp
     other.save(tmp_path)
     written = json.loads((tmp_path / base.MANIFEST).read_text())
     assert (written["backbone"], written["backbone_sha256"]) == ("efficientnet_lite2", "untrained-0")
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_quick_response_normalisation_is_that_of_timm(channels_last):
+    theirs = GlobalResponseNorm(8, channels_last=channels_last)
+    theirs.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    theirs.bias.data.normal_(generator=torch.Generator().manual_seed(1))
+    features = torch.randn(2, 8, 6, 8, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(nets.ResponseNorm.of(theirs)(features), theirs(features))
+
+
+def test_a_backbone_has_no_slow_normalisation_and_sees_many_photos_as_it_sees_each():
+    backbone = backbones.load()
+    kinds = {type(layer) for layer in backbone.modules()}
+    assert nets.ResponseNorm in kinds and GlobalResponseNorm not in kinds
+    images = torch.rand(5, 3, 320, 448, generator=torch.Generator().manual_seed(0))
+    together, alone = backbone(images), [backbone(image[None]) for image in images]
+    for stage, each in zip(together, zip(*alone)):
+        torch.testing.assert_close(stage, torch.cat(each), rtol=1e-4, atol=1e-4)
 
 
 def test_mahalanobis_refuses_weights_of_another_backbone(monkeypatch, tmp_path):
