@@ -90,6 +90,24 @@ def shade(images: Tensor, generator: torch.Generator) -> Tensor:
     return out
 
 
+def turn(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Each image turned about its middle by any angle.
+
+    Args:
+        images: (B, 3, H, W) float in [0, 1].
+    Returns:
+        The turned images, mirrored where the image ended, and (B, H, W) bool, True where it did not.
+    """
+    n, (height, width) = len(images), images.shape[2:]
+    angles = 2 * torch.pi * torch.rand(n, generator=generator)
+    wide, nothing = width / height, torch.zeros(n)
+    across = torch.stack((angles.cos(), -angles.sin() / wide, nothing), 1)
+    down = torch.stack((angles.sin() * wide, angles.cos(), nothing), 1)
+    grid = F.affine_grid(torch.stack((across, down), 1), list(images.shape), align_corners=False)
+    turned = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return turned, (grid.abs() <= 1).all(-1)
+
+
 def _recompressed(image: Tensor, scale: float, quality: int) -> Tensor:
     """(3, H, W) as it comes back from a JPEG file of `scale` times its size."""
     small = [max(1, round(side * scale)) for side in image.shape[1:]]

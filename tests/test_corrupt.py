@@ -5,7 +5,7 @@ import torch
 from conftest import plate
 
 from anomaly import corrupt as module
-from anomaly.corrupt import VISIBLE, blob_mask, corrupt, disturb, perlin, shade
+from anomaly.corrupt import VISIBLE, blob_mask, corrupt, disturb, perlin, shade, turn
 
 PAINTERS = ("_texture_blend", "_cut_paste", "_scratch", "_blot", "_smear", "_warp")
 
@@ -167,3 +167,18 @@ def test_a_shadow_lies_over_each_corner_in_turn_and_nowhere_else(good):
     assert (shaded[:, :, 22:42, 22:42] == 1).all()
     before = good.clone()
     assert (shade(good, generator()) <= good).all() and torch.equal(good, before)
+
+
+def test_a_turned_image_keeps_its_middle_and_says_where_it_ends():
+    """A dot on a plate that is not square goes around the middle, at the distance that it had."""
+    images = torch.zeros(40, 3, 64, 96)
+    images[:, :, 30:34, 66:70] = 1  # 20 pixels to the right of the middle
+    before = images.clone()
+    turned, inside = turn(images, generator())
+    row, column = torch.meshgrid(torch.arange(64) - 31.5, torch.arange(96) - 47.5, indexing="ij")
+    bright = turned[:, 0] * inside
+    down, across = ((bright * axis).sum((1, 2)) / bright.sum((1, 2)) for axis in (row, column))
+    assert torch.allclose(torch.hypot(down, across), torch.tensor(20.0), atol=0.5)
+    assert down.min() < -19 and down.max() > 19 and across.min() < -19 and across.max() > 19
+    assert inside[:, 20:44, 36:60].all() and 0.5 < inside.float().mean() < 0.95
+    assert torch.equal(images, before)

@@ -6,6 +6,8 @@ import json
 import sys
 
 import numpy as np
+import PIL.Image
+import PIL.ImageDraw
 import pytest
 import torch
 from conftest import SMALL, painted, plate
@@ -367,11 +369,50 @@ def test_a_bank_knows_the_patches_of_a_small_part(monkeypatch):
     grids = 0.1 * torch.randn(8, 10, 10, 4, generator=generator)
     for image in range(8):
         grids[image, 4, 4:6] = 5.0 + image
-    bank, origins = mahalanobis._bank(grids, generator)
+    bank, origins = mahalanobis._bank(grids, torch.ones(8, 10, 10, dtype=torch.bool), generator)
     part = bank.mean(1) > 4
     assert part.sum() >= 8 and not part.all()
     assert torch.equal(bank[part].mean(1).sub(5).round().long(), origins[part])
     assert torch.equal(bank, bank.half().float())
+
+
+def bar(angle, stained=False):
+    """A bright bar with a dark end at an angle in degrees, (128, 128, 3) uint8."""
+    drawn = PIL.Image.new("RGB", (256, 256), (70, 74, 80))
+    painter = PIL.ImageDraw.Draw(drawn)
+    painter.rectangle((40, 108, 216, 148), fill=(190, 186, 180))
+    painter.rectangle((40, 108, 70, 148), fill=(110, 60, 50))
+    if stained:
+        painter.ellipse((150, 116, 174, 140), fill=(60, 90, 160))
+    turned = drawn.rotate(angle, PIL.Image.Resampling.BICUBIC, fillcolor=(70, 74, 80)).resize((128, 128))
+    noise = np.random.default_rng(int(angle)).normal(0, 2, (128, 128, 3))
+    return np.clip(turned + noise, 0, 255).astype(np.uint8)
+
+
+def test_a_few_photos_of_a_part_that_turns_are_seen_turned(monkeypatch):
+    """Between the eight angles that were seen lie good parts, and a stain at such an angle is still found."""
+    photos = [bar(45 * i) for i in range(8)]
+    unseen = [bar(45 * i + 22) for i in range(8)]
+
+    def apart(views):
+        monkeypatch.setattr(mahalanobis, "VIEWS", views)
+        detector = detectors.create("mahalanobis", image_size=128).fit(photos)
+        good, stained = scores(detector, unseen), scores(detector, [bar(45 * i + 22, stained=True) for i in range(8)])
+        return (np.mean(stained) - np.mean(good)) / np.std(good)
+
+    assert apart(views=96) > 1.5 * apart(views=8)
+
+
+@pytest.mark.parametrize("turns", [True, False])
+def test_parts_turn_if_their_places_are_like_turned_ones(turns):
+    generator = torch.Generator().manual_seed(0)
+    upright, turned = (torch.randn(n, 8, 8, 16, generator=generator) for n in (5, 20))
+    inside = torch.ones(20, 8, 8, dtype=torch.bool)
+    inside[:, :2] = False
+    turned[:, :2] += 100  # where a photo had ended
+    turned[:, 2:] += 0 if turns else 6
+    of = torch.arange(5).repeat_interleave(4)
+    assert mahalanobis._turns(upright, turned, inside, of, generator) == turns
 
 
 def test_the_nearest_patch_is_the_nearest():

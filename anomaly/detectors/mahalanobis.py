@@ -11,7 +11,8 @@ Four voices from the same forward pass, since each finds what the others miss:
   which good parts vary most there. All of these as far as the images bear them out: aligned parts differ from place
   to place, textures do not;
 - a good place from anywhere: the distance to the nearest of three thousand good patches, a coreset as in PatchCore
-  (Roth et al., CVPR 2022), for parts that turn or move and have no normal of their own for each place;
+  (Roth et al., CVPR 2022), for parts that turn or move and have no normal of their own for each place. A few photos
+  show a part that turns in a few directions, so they are turned further, if good parts do lie turned every way;
 - the same, nearly as PatchCore has it: features of strides 8 and 16 that are not whitened, only brought to one scale.
   What is plainly another thing is far away there, what is a little out of line is not.
 
@@ -36,7 +37,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from anomaly import backbones
-from anomaly.corrupt import corrupt, disturb, shade
+from anomaly.corrupt import corrupt, disturb, shade, turn
 from anomaly.detectors.base import (
     Batches,
     BatchScores,
@@ -67,6 +68,11 @@ PLAIN = 64
 SHOWN = 8  # good photos that are kept, as JPEG, to show beside what is not good
 FOLDS = 5
 DISTURBED = 16  # images that are seen again, disturbed: enough for the few directions in which light moves features
+VIEWS = 96  # of good parts that turn, at least: fewer photos are seen turned, again and again
+RIM = 5  # places a side around a place that must all lie in the photo, for it to count where the photo is turned
+TURNS = 0.1  # of good places, at least, are more like a turned photo than an upright one: then parts lie every way
+ASKED, ANSWERS = 60, 600  # places of a photo that are asked for it, and of each photo that they are compared with
+JURY = 24  # photos at most that are asked
 KEPT = 150  # at most so many images keep their patch features while fitting: 1.5 MB each at 448 px
 CHUNK = 8  # images of which patch features are worked out at once
 PRIOR = 8  # images' worth of trust in the average variance of all cells, against that of the cell itself
@@ -120,8 +126,9 @@ class Mahalanobis(Detector):
         views = [torch.cat(view) for view in zip(*views)]
         shown = batches.pixels[_evenly(len(batches), SHOWN)].permute(0, 2, 3, 1).contiguous().numpy()
         self._photos = [encode_jpeg(photo) for photo in shown]
-        self._banks, places_of = zip(*(_bank(view, generator) for view in views))
-        origins = [kept_origin[image] for image in places_of]
+        stock, inside, stock_origin = self._stock(batches, kept, views, kept_origin, generator)
+        self._banks, places_of = zip(*(_bank(view, inside, generator) for view in stock))
+        origins = [stock_origin[image] for image in places_of]
         cells = _cells(views[0])
         held_out = []
         folds = fold_slices(len(kept), FOLDS)
@@ -139,6 +146,31 @@ class Mahalanobis(Detector):
         self._spread = torch.maximum(raw.std(0), STEADY * self._centre).clamp_min(TINY)
         joined = self._standardised(raw).mean(1)
         self._joint = torch.stack((joined.mean(), joined.std().clamp_min(0.1)))
+
+    def _stock(
+        self, batches: Batches, kept: Tensor, views: Sequence[Tensor], origin: Tensor, generator: torch.Generator
+    ) -> tuple[Sequence[Tensor], Tensor, Tensor]:
+        """What banks are drawn from: views (N, h, w, K), which of their places (N, h, w), and the image (N,) of each.
+
+        They are the views that are given, those of `kept` first, and of a few images of a part that turns, turned ones.
+        """
+        inside = torch.ones(views[0].shape[:3], dtype=torch.bool)
+        if VIEWS - len(kept) < JURY:
+            return views, inside, origin
+        again = torch.linspace(0, len(kept) - 1, VIEWS - len(kept)).round().long()
+        turned, within = [], []
+        for part in again.split(CHUNK):
+            images, whole = turn(batches.take(kept[part]), generator)
+            with torch.inference_mode():
+                grid = _extract(self.backbone, images)[1].grids(slice(None))
+            cut = F.adaptive_max_pool2d((~whole).float()[:, None], grid.shape[1:3])
+            within.append(F.max_pool2d(cut, RIM, 1, RIM // 2)[:, 0] == 0)
+            turned.append(self._views(grid))
+        turned, within = [torch.cat(view) for view in zip(*turned)], torch.cat(within)
+        if not _turns(views[0], turned[0], within, again, generator):
+            return views, inside, origin
+        stock = [torch.cat(both) for both in zip(views, turned)]
+        return stock, torch.cat((inside, within)), torch.cat((origin, kept[again]))
 
     def _score(self, batch: Tensor) -> BatchScores:
         vectors, seen = _extract(self.backbone, batch)
@@ -377,21 +409,49 @@ def _places(cells: Tensor) -> _Places:
     return _Places(drawn, deviation, directions.half().float())
 
 
-def _bank(grids: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """BANK patches (n, K) of N images (N, h, w, K), and the image (n,) that each is of.
+def _bank(grids: Tensor, inside: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """BANK patches (n, K) of N images (N, h, w, K), and the image (n,) that each is of; see `_draw`."""
+    drawn, images = _draw(grids, inside, -(-DRAWN // len(grids)), generator)
+    every = torch.arange(len(drawn))
+    chosen = torch.cat([part[_coreset(drawn[part], BANK // PARTS)] for part in (every[i::PARTS] for i in range(PARTS))])
+    # Half precision is what is stored: a loaded model gives the very same scores.
+    return drawn[chosen].half().float(), images[chosen]
 
-    Of each image as many are drawn, the likelier the farther from the mean, as k-means++ draws its seeds (Arthur &
-    Vassilvitskii, SODA 2007): drawn evenly, nearly all patches of a small part would be of the ground it lies on.
+
+def _draw(grids: Tensor, inside: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """At most so many patches (n, K) of each of N images (N, h, w, K), and the image (n,) that each is of.
+
+    Only places `inside` (N, h, w) count. A patch is drawn the likelier the farther it is from the mean, as k-means++
+    draws its seeds (Arthur & Vassilvitskii, SODA 2007): drawn evenly, nearly all patches of a small part would be of
+    the ground it lies on.
     """
     patches = grids.flatten(1, 2)
     # The largest of log(u) / weight are weighted draws without replacement (Efraimidis & Spirakis, IPL 2006).
     keys = torch.rand(patches.shape[:2], generator=generator).log() / patches.square().sum(2).clamp_min(TINY)
-    most = min(patches.shape[1], -(-DRAWN // len(patches)))
-    drawn = patches[torch.arange(len(patches))[:, None], keys.topk(most, dim=1).indices].flatten(0, 1)
-    every = torch.arange(len(drawn))
-    chosen = torch.cat([part[_coreset(drawn[part], BANK // PARTS)] for part in (every[i::PARTS] for i in range(PARTS))])
-    # Half precision is what is stored: a loaded model gives the very same scores.
-    return drawn[chosen].half().float(), chosen // most
+    keys = keys.masked_fill(~inside.flatten(1), -torch.inf)
+    best = keys.topk(min(patches.shape[1], most), dim=1)
+    images, ranks = best.values.isfinite().nonzero(as_tuple=True)
+    return patches[images, best.indices[images, ranks]], images
+
+
+def _turns(upright: Tensor, turned: Tensor, inside: Tensor, of: Tensor, generator: torch.Generator) -> bool:
+    """Whether good parts lie turned every way: a place of one is then as like others that were turned as others.
+
+    Args:
+        upright: (N, h, w, K).
+        turned: (M, h, w, K), of which the places `inside` (M, h, w) count, each of the upright image `of` (M,), sorted.
+    """
+    first = (of.diff(prepend=torch.tensor([-1])) > 0).nonzero()[:, 0]
+    jury = first[_evenly(len(first), JURY)]
+    upright, turned, inside = upright[of[jury]], turned[jury], inside[jury]
+    asked, asked_of = _draw(upright, inside, ASKED, generator)
+    answers = [_draw(views, inside, ANSWERS, generator) for views in (upright, turned)]
+    alike = []
+    for image in range(len(jury)):
+        places = asked[asked_of == image]
+        plain, other = (torch.cdist(places, found[found_of != image]).amin(1) for found, found_of in answers)
+        alike.append(other < plain)
+    return float(torch.cat(alike).float().mean()) >= TURNS
 
 
 def _coreset(patches: Tensor, most: int) -> Tensor:
