@@ -126,7 +126,7 @@ class Mahalanobis(Detector):
         views = [torch.cat(view) for view in zip(*views)]
         shown = batches.pixels[_evenly(len(batches), SHOWN)].permute(0, 2, 3, 1).contiguous().numpy()
         self._photos = [encode_jpeg(photo) for photo in shown]
-        stock, inside, stock_origin = self._stock(batches, kept, views, kept_origin, generator)
+        stock, inside, stock_origin = self._stock(batches, kept, views, kept_origin, generator, progress)
         self._banks, places_of = zip(*(_bank(view, inside, generator) for view in stock))
         origins = [stock_origin[image] for image in places_of]
         cells = _cells(views[0])
@@ -148,7 +148,13 @@ class Mahalanobis(Detector):
         self._joint = torch.stack((joined.mean(), joined.std().clamp_min(0.1)))
 
     def _stock(
-        self, batches: Batches, kept: Tensor, views: Sequence[Tensor], origin: Tensor, generator: torch.Generator
+        self,
+        batches: Batches,
+        kept: Tensor,
+        views: Sequence[Tensor],
+        origin: Tensor,
+        generator: torch.Generator,
+        progress: Progress,
     ) -> tuple[Sequence[Tensor], Tensor, Tensor]:
         """What banks are drawn from: views (N, h, w, K), which of their places (N, h, w), and the image (N,) of each.
 
@@ -159,7 +165,9 @@ class Mahalanobis(Detector):
             return views, inside, origin
         again = torch.linspace(0, len(kept) - 1, VIEWS - len(kept)).round().long()
         turned, within = [], []
-        for part in again.split(CHUNK):
+        parts = again.split(CHUNK)
+        for done, part in enumerate(parts):
+            progress("turn", done, len(parts))
             images, whole = turn(batches.take(kept[part]), generator)
             with torch.inference_mode():
                 grid = _extract(self.backbone, images)[1].grids(slice(None))

@@ -16,6 +16,7 @@ from anomaly.versions import Side, Version
 STAGES = {
     "read": "Reading the photos",
     "features": "Looking at every photo",
+    "turn": "Turning the photos, to see whether parts lie every way",
     "leave out": "Leaving photos out in turn, to learn how far good ones differ",
     "know": "Learning how photos of this product look",
     "train": "Learning to repair",
