@@ -126,7 +126,11 @@ class Mahalanobis(Detector):
         views = [torch.cat(view) for view in zip(*views)]
         shown = batches.pixels[_evenly(len(batches), SHOWN)].permute(0, 2, 3, 1).contiguous().numpy()
         self._photos = [encode_jpeg(photo) for photo in shown]
-        stock, inside, stock_origin = self._stock(batches, kept, views, kept_origin, generator, progress)
+        stock, inside, stock_origin = views, torch.ones(views[0].shape[:3], dtype=torch.bool), kept_origin
+        if turned := self._turned(batches, kept, views[0], generator, progress):
+            vectors, origin = torch.cat((vectors, turned.vectors)), torch.cat((origin, turned.origin))
+            stock = [torch.cat(both) for both in zip(views, turned.views)]
+            inside, stock_origin = torch.cat((inside, turned.inside)), torch.cat((kept_origin, turned.origin))
         self._banks, places_of = zip(*(_bank(view, inside, generator) for view in stock))
         origins = [stock_origin[image] for image in places_of]
         cells = _cells(views[0])
@@ -147,38 +151,33 @@ class Mahalanobis(Detector):
         joined = self._standardised(raw).mean(1)
         self._joint = torch.stack((joined.mean(), joined.std().clamp_min(0.1)))
 
-    def _stock(
-        self,
-        batches: Batches,
-        kept: Tensor,
-        views: Sequence[Tensor],
-        origin: Tensor,
-        generator: torch.Generator,
-        progress: Progress,
-    ) -> tuple[Sequence[Tensor], Tensor, Tensor]:
-        """What banks are drawn from: views (N, h, w, K), which of their places (N, h, w), and the image (N,) of each.
+    def _turned(
+        self, batches: Batches, kept: Tensor, upright: Tensor, generator: torch.Generator, progress: Progress
+    ) -> _Turned | None:
+        """Turned copies of the `kept` images where these are few and show a part that turns.
 
-        They are the views that are given, those of `kept` first, and of a few images of a part that turns, turned ones.
+        Args:
+            upright: (N, h, w, K), whitened; the first are those of `kept`.
         """
-        inside = torch.ones(views[0].shape[:3], dtype=torch.bool)
         if VIEWS - len(kept) < JURY:
-            return views, inside, origin
+            return None
         again = torch.linspace(0, len(kept) - 1, VIEWS - len(kept)).round().long()
-        turned, within = [], []
+        vectors, views, inside = [], [], []
         parts = again.split(CHUNK)
         for done, part in enumerate(parts):
             progress("turn", done, len(parts))
             images, whole = turn(batches.take(kept[part]), generator)
             with torch.inference_mode():
-                grid = _extract(self.backbone, images)[1].grids(slice(None))
+                pooled, seen = _extract(self.backbone, images)
+            grid = seen.grids(slice(None))
             cut = F.adaptive_max_pool2d((~whole).float()[:, None], grid.shape[1:3])
-            within.append(F.max_pool2d(cut, RIM, 1, RIM // 2)[:, 0] == 0)
-            turned.append(self._views(grid))
-        turned, within = [torch.cat(view) for view in zip(*turned)], torch.cat(within)
-        if not _turns(views[0], turned[0], within, again, generator):
-            return views, inside, origin
-        stock = [torch.cat(both) for both in zip(views, turned)]
-        return stock, torch.cat((inside, within)), torch.cat((origin, kept[again]))
+            vectors.append(pooled)
+            views.append(self._views(grid))
+            inside.append(F.max_pool2d(cut, RIM, 1, RIM // 2)[:, 0] == 0)
+        views, inside = [torch.cat(view) for view in zip(*views)], torch.cat(inside)
+        if not _turns(upright, views[0], inside, again, generator):
+            return None
+        return _Turned(torch.cat(vectors), views, inside, kept[again])
 
     def _score(self, batch: Tensor) -> BatchScores:
         vectors, seen = _extract(self.backbone, batch)
@@ -290,6 +289,21 @@ class _Seen:
         )
         coarse = F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False)
         return torch.cat((fine, coarse), 1).permute(0, 2, 3, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class _Turned:
+    """M turned copies of images.
+
+    Attributes:
+        vectors: (M, C), pooled; views: (M, h, w, K) each, see `_views`.
+        inside: (M, h, w), which places see nothing but the image; origin: (M,), of which image each one is a copy.
+    """
+
+    vectors: Tensor
+    views: Sequence[Tensor]
+    inside: Tensor
+    origin: Tensor
 
 
 def _extract(backbone: str, batch: Tensor) -> tuple[Tensor, _Seen]:
