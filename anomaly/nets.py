@@ -10,6 +10,7 @@ from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 
 WIDTHS = (32, 64, 128, 256)  # channels of an autoencoder's levels, each at half the size of the one before
+SILENT = 1e-24  # squares of a channel that says nothing, summed
 LOG_VARIANCE = (-20.0, 2.0)  # below and above, exp() of it is as good as nothing, or drowns the code in noise
 
 
@@ -208,7 +209,8 @@ class ResponseNorm(GlobalResponseNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W), or (B, H, W, C) with channels last -> the same shape."""
-        length = x.square().sum(self.spatial_dim, keepdim=True).sqrt()
+        # A channel of zeros has a length without a slope, and a gradient that is not a number: the floor takes it away.
+        length = x.square().sum(self.spatial_dim, keepdim=True).clamp_min(SILENT).sqrt()
         share = length / (length.mean(self.channel_dim, keepdim=True) + self.eps)
         weight, bias = self.weight.view(self.wb_shape), self.bias.view(self.wb_shape)
         return torch.addcmul(bias, x, 1 + weight * share)

@@ -475,7 +475,12 @@ def test_the_quick_response_normalisation_is_that_of_timm(channels_last):
     theirs.weight.data.normal_(generator=torch.Generator().manual_seed(0))
     theirs.bias.data.normal_(generator=torch.Generator().manual_seed(1))
     features = torch.randn(2, 8, 6, 8, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(nets.ResponseNorm.of(theirs)(features), theirs(features))
+    features[0, ..., 3] = features[0, 3] = 0  # a channel that says nothing, whichever dimension channels are
+    ours, given = nets.ResponseNorm.of(theirs), [features.clone().requires_grad_() for _ in range(2)]
+    made = [norm(x) for norm, x in zip((ours, theirs), given)]
+    torch.testing.assert_close(*made)
+    slopes = [torch.autograd.grad(y.square().sum(), x)[0] for y, x in zip(made, given)]
+    torch.testing.assert_close(*slopes)
 
 
 def test_a_backbone_has_no_slow_normalisation_and_sees_many_photos_as_it_sees_each():
