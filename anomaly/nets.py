@@ -194,7 +194,7 @@ class VariationalAutoencoder(Autoencoder):
 
 
 class ResponseNorm(GlobalResponseNorm):
-    """Global response normalisation of ConvNeXt V2 (Woo et al., CVPR 2023), in a third of timm's time on a CPU.
+    """Global response normalisation of ConvNeXt V2 (Woo et al., CVPR 2023), quicker than timm's on a CPU.
 
     The same numbers but for rounding: squares are summed, as the norm over two dimensions at once is slow, and scale
     and shortcut are one factor.
