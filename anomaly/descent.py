@@ -10,13 +10,18 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from timm.optim.muon import zeropower_via_newtonschulz
 from torch import nn
 
 from anomaly.errors import UsageError
+
+MOMENTUM = 0.95
+QUINTIC = [(3.4445, -4.7750, 2.0315)] * 5  # coefficients of each step towards an orthogonal matrix, as published
+NATIVE = ("avx512_bf16", "amx_bf16", "bf16")  # what a CPU has that computes in bfloat16; the last is that of ARM
 
 
 class Descent:
@@ -29,26 +34,18 @@ class Descent:
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], kernels: Sequence[nn.Parameter], *, weight_decay: float):
-        self._kernels = list(kernels)
-        self._matrices = [nn.Parameter(kernel.detach().flatten(1).clone()) for kernel in self._kernels]
-        chosen = {id(kernel) for kernel in self._kernels}
+        chosen = {id(kernel) for kernel in kernels}
         self._parts = (
-            torch.optim.Muon(self._matrices, weight_decay=weight_decay / 5, adjust_lr_fn="match_rms_adamw"),
+            Muon(kernels, weight_decay=weight_decay / 5),
             torch.optim.AdamW([p for p in parameters if id(p) not in chosen], weight_decay=weight_decay),
         )
 
-    @torch.no_grad()
     def step(self, rate: float) -> None:
         """One update from the gradients that `backward` left, at this learning rate."""
-        for matrix, kernel in zip(self._matrices, self._kernels):
-            matrix.copy_(kernel.flatten(1))
-            matrix.grad = kernel.grad.flatten(1)
         for part in self._parts:
             for group in part.param_groups:
                 group["lr"] = rate
             part.step()
-        for matrix, kernel in zip(self._matrices, self._kernels):
-            kernel.copy_(matrix.view(kernel.shape))
 
     def state_dict(self) -> list[dict]:
         return [part.state_dict() for part in self._parts]
@@ -56,6 +53,39 @@ class Descent:
     def load_state_dict(self, states: list[dict]) -> None:
         for part, state in zip(self._parts, states):
             part.load_state_dict(state)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, made orthogonal in full precision: PyTorch's and timm's do it in bfloat16, which many CPUs emulate.
+
+    Args:
+        kernels: (outputs, inputs, ...), each taken as a matrix (outputs, everything else).
+        weight_decay: as in AdamW.
+    """
+
+    def __init__(self, kernels: Iterable[nn.Parameter], *, weight_decay: float):
+        super().__init__(kernels, {"lr": 0.0, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update from the gradients that `backward` left, with the root mean square that one of AdamW has."""
+        for group in self.param_groups:
+            for kernel in group["params"]:
+                gradient = kernel.grad.flatten(1)
+                state = self.state[kernel]
+                momentum = state.setdefault("momentum", torch.zeros_like(gradient))
+                momentum.lerp_(gradient, 1 - MOMENTUM)
+                ahead = gradient.lerp(momentum, MOMENTUM)  # as Nesterov has it
+                matrix = zeropower_via_newtonschulz(ahead, len(QUINTIC), QUINTIC, dtype=torch.float32)
+                size = 0.2 * math.sqrt(max(matrix.shape))
+                kernel.mul_(1 - group["lr"] * group["weight_decay"])
+                kernel.sub_(matrix.reshape(kernel.shape), alpha=group["lr"] * size)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Half precision where the processor computes in it. One that has to emulate it takes ten times as long."""
+    able = device.type != "cpu" or any(torch.cpu.get_capabilities().get(kind, False) for kind in NATIVE)
+    return torch.autocast(device.type, torch.bfloat16, enabled=able)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import functional as TF
 from anomaly import backbones, detectors
 from anomaly.corrupt import corrupt
 from anomaly.dataset import LazyImages
-from anomaly.descent import Descent
+from anomaly.descent import Descent, autocast
 from anomaly.detectors.base import Progress
 from anomaly.errors import TooFewImages
 from anomaly.images import SUFFIXES, read_image, shrink
@@ -99,7 +99,7 @@ def pretrain(
     Raises:
         TooFewImages: fewer than 50 images; BackboneError: the teacher's package or the weights of `start` are missing.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     images = _load_images(folders)
@@ -123,7 +123,7 @@ def pretrain(
         if fraction >= 1:
             break
         crops = _crops(images, settings, generator).to(device)
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             wanted, stages = fast_targets(crops), fast_stages(crops)
         loss = _loss(student.predict([stage.float() for stage in stages]), wanted, targets.pooled)
         student.zero_grad(set_to_none=True)

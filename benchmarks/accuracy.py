@@ -30,7 +30,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import systems  # noqa: E402
 
-from anomaly import dataset, detectors, evaluation, metrics, thresholds, training  # noqa: E402
+from anomaly import dataset, detectors, evaluation, metrics, synthetic, thresholds, training  # noqa: E402
 
 MEASURED = HERE / "measured"
 LEAST = max(detectors.get(name).least for name in detectors.names())  # good photos, for every one of them to learn
@@ -175,15 +175,19 @@ def _page(products: dict[str, dict[str, dict]]) -> str:
     ]
     lines.append("where one seed was measured, over photos (bootstrap). ")
     lines.append(f"`{systems.UNIFIED}` is one model that learned from at most {SHARED} good photos of each product.\n")
-    lines.append(f"\n## Mean over {len(products)} products\n\n| System {head}| --- |{rule}\n")
-    for system in _systems(products):
-        if not all(system in found for found in products.values()):
-            continue
-        cells = []
-        for name in COLUMNS:
-            values = [row[system][name] for row in products.values() if row[system].get(name) is not None]
-            cells.append(_cell(name, float(np.mean(values)) if values else None))
-        lines.append(f"| {system} | " + " | ".join(cells) + " |\n")
+    drawn = {name: found for name, found in products.items() if name in synthetic.PRODUCTS}
+    real = {name: found for name, found in products.items() if name not in drawn}
+    for kind, group in (("photographed", real), ("drawn", drawn)):
+        if group:
+            lines.append(f"\n## Mean over {len(group)} {kind} products\n\n| System {head}| --- |{rule}\n")
+        for system in _systems(group):
+            if not all(system in found for found in group.values()):
+                continue
+            cells = []
+            for name in COLUMNS:
+                values = [row[system][name] for row in group.values() if row[system].get(name) is not None]
+                cells.append(_cell(name, float(np.mean(values)) if values else None))
+            lines.append(f"| {system} | " + " | ".join(cells) + " |\n")
     for product, found in products.items():
         one = next(iter(found.values()))
         counts = (

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from anomaly import backbones, detectors, pretraining
-from anomaly.descent import Descent
+from anomaly.descent import Descent, Muon, autocast
 from anomaly.errors import BackboneError, TooFewImages
 from anomaly.images import write_image
 
@@ -60,6 +60,30 @@ def test_muon_moves_every_direction_of_a_kernel_alike():
     Descent([kernel, nn.Parameter(torch.zeros(1))], [kernel], weight_decay=0.0).step(1.0)
     steps = torch.linalg.svdvals(kernel.detach().flatten(1))
     assert steps.max() / steps.min() < 2  # 200 in the gradient
+
+
+def test_muon_steps_as_that_of_pytorch_does_but_for_rounding():
+    generator = torch.Generator().manual_seed(0)
+    ours = nn.Parameter(torch.randn(6, 2, 3, 3, generator=generator))
+    theirs = nn.Parameter(ours.detach().flatten(1).clone())
+    one = Muon([ours], weight_decay=0.1)
+    other = torch.optim.Muon([theirs], weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for part in (one, other):
+            part.param_groups[0]["lr"] = 0.1
+        ours.grad = torch.randn(ours.shape, generator=generator)
+        theirs.grad = ours.grad.flatten(1)
+        one.step(), other.step()
+    assert torch.allclose(ours.flatten(1), theirs, atol=0.01)
+    assert (ours.flatten(1) - theirs).norm() < 0.02 * theirs.norm()
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_half_precision_is_for_processors_that_compute_in_it(monkeypatch, able):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": able})
+    with autocast(torch.device("cpu")):
+        seen = nn.Linear(2, 2)(torch.ones(1, 2)).dtype
+    assert seen == (torch.bfloat16 if able else torch.float32)
 
 
 def test_pretrain_writes_weights_that_load_and_says_how_they_were_made(photos, teacher, tmp_path):

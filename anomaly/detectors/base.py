@@ -231,8 +231,10 @@ class Detector(ABC):
             shape, (height, width) = part.shape[:2], self._filled(part)
             if (height, width) != self._frame:
                 map = resize_map(map, self._frame)[:height, :width]
-            if picture is not None:
-                picture = stretch(picture[:height, :width], shape)
+            if picture is not None:  # which may be drawn at another size than the frame
+                scale = picture.shape[0] / self._frame[0]
+                down, across = (max(1, round(scale * side)) for side in (height, width))
+                picture = stretch(picture[:down, :across], shape)
             results.append(self._placed(image, Result(score, resize_map(map, shape), picture)))
         return results
 

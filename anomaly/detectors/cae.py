@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from anomaly import nets
 from anomaly.backbones import IMAGENET_MEAN, IMAGENET_STD
 from anomaly.corrupt import corrupt
+from anomaly.descent import autocast
 from anomaly.detectors.base import Batches, Progress, topk_mean
 from anomaly.detectors.reconstruction import Reconstruction
 from anomaly.errors import UsageError
@@ -89,7 +90,7 @@ class Cae(Reconstruction):
 
         def step(number: int, spent: float) -> tuple[float, float]:
             network.train()
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast(device):
                 loss = self._loss(network, images(next(orders)), number // steps, generator)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -99,7 +100,7 @@ class Cae(Reconstruction):
 
         def examine() -> float:
             network.eval()
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+            with torch.inference_mode(), autocast(device):
                 parts = [self._held_out_loss(network, images(p)).item() * len(p) for p in left_out.split(self.batch)]
             return sum(parts) / len(left_out)
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from anomaly import nets
 from anomaly.corrupt import corrupt
-from anomaly.descent import Budget, Descent, descend
+from anomaly.descent import Budget, Descent, autocast, descend
 from anomaly.detectors.base import (
     Batches,
     BatchScores,
@@ -250,7 +250,7 @@ def _loss(network: nn.Module, lesson: Lesson, *, spent: float) -> Tensor:
         spent: share of the training that is behind, 0..1.
     """
     images, masked = lesson.images, lesson.masked
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with autocast(images.device):
         decisions, marks = network(images.contiguous(memory_format=torch.channels_last), lesson.stopped)
     places = F.binary_cross_entropy_with_logits(
         marks.float(), (lesson.weights >= 0).float(), weight=lesson.weights.abs(), reduction="none"

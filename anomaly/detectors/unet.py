@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from anomaly import backbones, nets
 from anomaly.corrupt import corrupt
-from anomaly.descent import Descent
+from anomaly.descent import Descent, autocast
 from anomaly.detectors.base import Batches, Progress, topk_mean
 from anomaly.detectors.reconstruction import Reconstruction
 from anomaly.errors import UsageError
@@ -181,7 +181,7 @@ def ssim(a: Tensor, b: Tensor, *, window: int = 7) -> Tensor:
 
 def _loss(network: nn.Module, damaged: Tensor, good: Tensor, masks: Tensor) -> Tensor:
     """MSE + SSIM of the repair, and cross-entropy of the damage map; damaged pixels weigh as much as all others."""
-    with torch.autocast(damaged.device.type, torch.bfloat16):
+    with autocast(damaged.device):
         repaired, logits = network(damaged.contiguous(memory_format=torch.channels_last))
     repaired, logits = repaired.float(), logits.float()
     share = masks.mean().clamp(0.002, 0.5)
