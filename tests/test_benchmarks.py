@@ -63,12 +63,23 @@ def test_one_model_for_all_products_learns_from_each_and_has_a_limit_for_each(si
     assert accuracy.measure(tmp_path, "plate", "naive_mean_image", 0)["n_train"] == 18
 
 
+PLACES = {"bolt": 0.6, CATEGORY: 1.0, "nail": 0.8}
+
+
 def test_seeds_become_a_mean_with_its_interval():
     found = accuracy.summarise([row(image_auroc=0.8, aupro=None), row(image_auroc=0.9, aupro=None)])
     assert found["image_auroc"] == 0.85 and found["seeds"] == 2 and found["aupro"] is None
     low, high = found["intervals"]["image_auroc"]  # Student's t for one degree of freedom: 12.706 * 0.05
     assert low == pytest.approx(0.85 - 0.6353, abs=1e-3) and high == pytest.approx(0.85 + 0.6353, abs=1e-3)
     assert accuracy.summarise([row()])["intervals"]["f1"] is None
+
+
+def test_means_are_of_photographed_and_of_drawn_products_apart():
+    rows = {name: {"unet": accuracy.summarise([row(image_auroc=value)])} for name, value in PLACES.items()}
+    page = accuracy._page(rows)
+    photographed, drawn = page.split("## Mean over ")[1:3]
+    assert photographed.startswith("2 photographed products") and "| unet | 0.700 |" in photographed
+    assert drawn.startswith("1 drawn products") and "| unet | 1.000 |" in drawn
 
 
 def test_the_whole_program_on_a_toy_product(site, tmp_path):
@@ -89,7 +100,7 @@ def test_the_whole_program_on_a_toy_product(site, tmp_path):
         assert set(accuracy.COLUMNS) <= set(figures)
         assert 0 <= figures["image_auroc"] <= 1 and figures["peak_mb"] > 50
     page = (tmp_path / "benchmarks" / "results.md").read_text()
-    assert "| naive_brightness | 1 |" in page and "Mean over 1 products" in page
+    assert "| naive_brightness | 1 |" in page and "Mean over 1 drawn products" in page and "photographed" not in page
     del found["naive_brightness"]["disk_mb"]  # of a row that was measured before there was this column
     results["products"] = {"bolt": found, CATEGORY: {"unified": found["naive_mean_image"]}}
     (tmp_path / "benchmarks" / "results.json").write_text(json.dumps(results))

@@ -597,6 +597,23 @@ def test_a_photo_of_a_rare_proportion_is_mirrored_and_not_squeezed(fitted):
     assert torch.equal(fitted._tensor(image[:32])[:, :32], torch.from_numpy(image[:32]).permute(2, 0, 1))
 
 
+@pytest.mark.parametrize("shrink", [1, 2])
+def test_what_is_drawn_of_a_photo_of_a_rare_proportion_is_all_of_it_and_no_more(shrink, monkeypatch):
+    """The mirrored rest is cut off, whatever size the detector drew at."""
+    detector = detectors.create("mahalanobis", **SMALL)
+    detector._fitted = True
+
+    def drawn(batch):
+        return base.BatchScores(torch.zeros(1), torch.zeros(1, 8, 8), batch[:, :, ::shrink, ::shrink])
+
+    monkeypatch.setattr(detector, "_score", drawn)
+    image = np.zeros((32, 64, 3), np.uint8)
+    image[:16] = 200
+    found = detector.score(image).reconstruction
+    assert found.shape == image.shape
+    assert found[:14].min() > 150 and found[18:].max() < 50, "the upper half is bright, the lower half dark"
+
+
 def test_the_frame_is_kept_with_the_weights(name, quick, tmp_path):
     detector = detectors.create(name, **SMALL).fit([wide(i) for i in range(8)])
     detector.save(tmp_path)
