@@ -230,6 +230,7 @@ def _plot(products: dict[str, dict[str, dict]]) -> None:
     axes.grid(axis="y", color="0.93")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     figure.savefig(HERE / "results.png", dpi=120)
+    plt.close(figure)
 
 
 def main() -> None:
