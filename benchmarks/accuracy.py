@@ -217,13 +217,14 @@ def _plot(products: dict[str, dict[str, dict]]) -> None:
     from matplotlib import pyplot as plt
 
     shown = _systems(products)
-    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.45 * len(products)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.55 * len(products)), layout="constrained")
     places = np.arange(len(products))
     for i, system in enumerate(shown):
         values = [found.get(system, {}).get("image_auroc", np.nan) for found in products.values()]
         marker = {"naive_mean_image": "x", "naive_brightness": "+"}.get(system, "o")
         color = f"C{i}" if marker == "o" else "0.55"
-        axes.scatter(values, places, s=45, marker=marker, color=color, label=system, zorder=3)
+        beside = places + 0.6 * ((i + 0.5) / len(shown) - 0.5)  # equal values would hide each other
+        axes.scatter(values, beside, s=30, marker=marker, color=color, label=system, zorder=3)
     axes.set(yticks=places, yticklabels=list(products), xlabel="Image AUROC", xlim=(None, 1.01))
     axes.axvline(0.5, color="0.8", linestyle=":")
     axes.invert_yaxis()
