@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PICTURES = {"data_analysis": 4, "main": 3, "results": 9}
 LARGEST = 600_000  # bytes: each new version stays in the repository for good
+PATIENCE = 900  # seconds for a cell: one trains a network, for three minutes and what comes after them
 
 
 def drawn(book) -> int:
@@ -43,7 +44,8 @@ def test_a_notebook_runs_and_draws(path, monkeypatch):
     for name in ("ANOMALY_DATA", "ANOMALY_RUNS"):
         monkeypatch.delenv(name, raising=False)
     book = nbformat.read(path, as_version=4)
-    client = NotebookClient(book, timeout=180, allow_errors=False, resources={"metadata": {"path": str(path.parent)}})
+    where = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(book, timeout=PATIENCE, allow_errors=False, resources=where)
     client.execute()
     assert drawn(book) == PICTURES[path.stem]
 
@@ -52,6 +54,6 @@ def test_a_notebook_reads_any_folder(toy_data, monkeypatch):
     monkeypatch.setenv("ANOMALY_DATA", str(toy_data))
     path = ROOT / "notebooks" / "data_analysis.ipynb"
     book = nbformat.read(path, as_version=4)
-    NotebookClient(book, timeout=180, resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(book, timeout=PATIENCE, resources={"metadata": {"path": str(path.parent)}}).execute()
     said = [output.text for cell in book.cells for output in cell.get("outputs", ()) if output.output_type == "stream"]
     assert said == ["1 products: hex_nut\n"]
