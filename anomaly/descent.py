@@ -73,8 +73,9 @@ class Muon(torch.optim.Optimizer):
             for kernel in group["params"]:
                 gradient = kernel.grad.flatten(1)
                 state = self.state[kernel]
-                momentum = state.setdefault("momentum", torch.zeros_like(gradient))
-                momentum.lerp_(gradient, 1 - MOMENTUM)
+                if not state:
+                    state["momentum"] = torch.zeros_like(gradient)
+                momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
                 ahead = gradient.lerp(momentum, MOMENTUM)  # as Nesterov has it
                 matrix = zeropower_via_newtonschulz(ahead, len(QUINTIC), QUINTIC, dtype=torch.float32)
                 size = 0.2 * math.sqrt(max(matrix.shape))
