@@ -20,9 +20,12 @@ Whitening makes all directions equal, and most of them say nothing of defects. S
 and only the directions count in which that moves features most, measured in deviations of good parts: the axes that
 diagonalise both covariances at once (Fukunaga, Introduction to Statistical Pattern Recognition, 1990, ch. 2.3).
 
+The backbone's features hardly tell colours, so the logarithms of red and blue over green stand beside the finest ones:
+ratios of the channels, in which light that grows or falls cancels out.
+
 A few good photos are seen a second time in other light, with a shadow over a corner, blurred or noisy, so that lamp
 and camera do not count as defects. Each voice is standardised on good images that were left out in turn (5 folds), and
-the score is their mean (sum rule: Kittler et al., IEEE Trans. Pattern Analysis 1998).
+the score is the root mean square of what they hear, in which the whole part counts little.
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ from anomaly.detectors.base import (
 from anomaly.images import cut, decode_image, encode_jpeg, positions, stretch, surroundings
 
 PATCH_STAGES = (0, 1, 2)  # strides 4, 8, 16, joined on the grid of the second: the third alone misses small defects
+COLOURS, DARK = 2, 0.05  # ratios of red and of blue to green, at each place; the light that both at least have
 POOLED_STAGES = (2, 3)  # strides 16, 32: pooled over the image, finer ones say little but the light
 AROUND = 3  # places a side over which features, and distances, are averaged: a patch sees its neighbours
 TELLING = 64  # directions that are kept
@@ -80,6 +84,7 @@ QUIET = 0.1  # least deviation of a whitened channel: one that good images never
 REACH = 7  # places a side on which a defect still lights up places that see it from afar
 SKIRT = 0.6  # of the highest place within reach: what has less is its skirt and no defect of its own
 STEADY = 0.02  # least deviation of a voice, in its mean: good images that are all one and the same do not vary
+WHOLE = 0.1  # of the weight of another voice: the whole picture moves with the light, and hears gross faults
 TINY = 1e-6  # nothing may be divided by less
 OVERLAP = 16  # neighbouring patches see the same pixels: so many of them count as one sample for the shrinkage
 
@@ -148,7 +153,7 @@ class Mahalanobis(Detector):
         raw = torch.cat(held_out)
         self._centre = raw.mean(0)
         self._spread = torch.maximum(raw.std(0), STEADY * self._centre).clamp_min(TINY)
-        joined = self._standardised(raw).mean(1)
+        joined = _joined(self._standardised(raw))
         self._joint = torch.stack((joined.mean(), joined.std().clamp_min(0.1)))
 
     def _turned(
@@ -182,7 +187,7 @@ class Mahalanobis(Detector):
     def _score(self, batch: Tensor) -> BatchScores:
         vectors, seen = _extract(self.backbone, batch)
         maps = _maps(self._places, self._banks, self._views(seen.grids(slice(None))))
-        scores = self._standardised(_voices(self._whole, vectors, maps)).mean(1)
+        scores = _joined(self._standardised(_voices(self._whole, vectors, maps)))
         return BatchScores(scores=deviations(scores, *self._joint), maps=_sharpened(F.softplus(self._relative(maps))))
 
     def _explain(self, image: Image, batch: Tensor, inside: np.ndarray, filled: tuple[float, float]) -> Explanation:
@@ -218,8 +223,8 @@ class Mahalanobis(Detector):
         """Of texture and parts at the worst patch `inside` (shares of the frame), and of the whole image."""
         views = self._views(grid)
         maps = _maps(self._places, self._banks, views)
-        voices = self._standardised(_voices(self._whole, vectors, maps))[0].clamp_min(0)
-        local = float(voices[:-1].sum() / voices.sum().clamp_min(TINY))
+        voices = _loudness(self._standardised(_voices(self._whole, vectors, maps)))[0]
+        local = float(voices[:-1].sum() / voices.sum())
         rows, columns = positions(inside, grid.shape[1:3])
         worst = views[0][0, rows, columns].flatten(0, 1)[self._relative(maps)[0, rows, columns].argmax()]
         change = worst - self._banks[0][torch.linalg.vector_norm(self._banks[0] - worst, dim=1).argmin()]
@@ -232,9 +237,9 @@ class Mahalanobis(Detector):
         return {"texture": local * texture, "parts": local * (1 - texture), "the whole": 1 - local}
 
     def _channels(self) -> dict[int, int]:
-        """Channels of each of PATCH_STAGES, in the order in which a patch has them."""
+        """Channels of each of PATCH_STAGES, in the order in which a patch has them; those of colour with the first."""
         channels = backbones.load(self.backbone).channels
-        return {stage: channels[stage] for stage in PATCH_STAGES}
+        return {stage: channels[stage] + COLOURS * (stage == PATCH_STAGES[0]) for stage in PATCH_STAGES}
 
     def _views(self, grid: Tensor) -> tuple[Tensor, Tensor]:
         """Patch features (B, h, w, C): whitened, in the directions that damage moves, and as they are."""
@@ -307,10 +312,12 @@ class _Turned:
 
 
 def _extract(backbone: str, batch: Tensor) -> tuple[Tensor, _Seen]:
-    """One forward pass: vectors (B, C) pooled over the images, and patch features."""
+    """One forward pass: vectors (B, C) pooled over the images, and patch features, colour before all others."""
     stages = backbones.load(backbone)(batch)
     first, second, last = (stages[i] for i in PATCH_STAGES)
-    fine = torch.cat((F.adaptive_avg_pool2d(first, second.shape[2:]), second), 1)
+    red, green, blue = (batch + DARK).log().unbind(1)
+    colour = torch.stack((red - green, blue - green), 1)
+    fine = torch.cat([F.adaptive_avg_pool2d(x, second.shape[2:]) for x in (colour, first)] + [second], 1)
     return torch.cat([stages[i].mean((2, 3)) for i in POOLED_STAGES], 1), _Seen(fine, last)
 
 
@@ -602,3 +609,15 @@ def _voices(whole: Gaussian, vectors: Tensor, maps: Tensor) -> Tensor:
     """(B, V): the worst place of each of the maps (B, V - 1, h, w), and the distance of the whole (B,)."""
     distance = torch.linalg.vector_norm(_whiten(whole, vectors), dim=-1)
     return torch.cat((maps.amax((2, 3)), distance[:, None]), 1)
+
+
+def _loudness(voices: Tensor) -> Tensor:
+    """Standardised voices (B, V), the whole picture last -> what each adds to the square of the score, (B, V)."""
+    weights = torch.ones(voices.shape[1])
+    weights[-1] = WHOLE
+    return F.softplus(voices).square() * weights / weights.sum()
+
+
+def _joined(voices: Tensor) -> Tensor:
+    """(B, V) -> (B,): a root mean square, so that voices that hear nothing do not outvote one that does."""
+    return _loudness(voices).sum(1).sqrt()
