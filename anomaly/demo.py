@@ -16,7 +16,6 @@ from anomaly import dataset, detectors, gate, runs, synthetic, thresholds, train
 SHIPPED = ("brushed_metal", "glazed_tile", "leather", "perforated_sheet", "wood_grain", "woven_fabric")
 TRAIN, TEST = 200, 60  # 50 of the good images are held out: just enough to promise 2% false alarms
 KNOWN = 30  # defects that are known before the test, to show what a limit does to them
-EPOCHS = 25  # of unet: three minutes a product on two cores
 RUNS, BOOK = Path("runs"), Path("threshold.json")
 
 
@@ -27,7 +26,7 @@ def make(name: str, *, data: Path) -> None:
     runs.write_description(RUNS, name, about)
     synthetic.write_examples(RUNS / name / runs.EXAMPLES, name)
     for one in detectors.USUAL:  # the first one trained becomes the one that judges
-        done = training.train(data, name, detectors.create(one, epochs=EPOCHS), root=RUNS, book=BOOK)
+        done = training.train(data, name, detectors.create(one), root=RUNS, book=BOOK)
         figures = {k: done.figures[k] for k in ("image_auroc", "pixel_auroc", "accuracy")}
         print(name, one, figures, done.point.promise, flush=True)
 

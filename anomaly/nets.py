@@ -54,6 +54,25 @@ class UNet(nn.Module):
         return images + F.pixel_shuffle(out[:, :12], 2), F.pixel_shuffle(out[:, 12:], 2)
 
 
+class Marker(nn.Module):
+    """Says which places of a pretrained network's features look damaged, as they and their neighbours are.
+
+    Args:
+        channels: of the features; width: of what is made of them.
+    """
+
+    def __init__(self, channels: int, *, width: int = 64):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.body = nn.Sequential(_step(channels, width, kernel=1), _step(width, width), _step(width, width))
+        self.head = nn.Conv2d(width, 1, 1)
+        nn.init.constant_(self.head.bias, -4.0)  # defects are rare: start from "none"
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> logits (B, 1, h, w) of "this place was damaged"."""
+        return self.head(self.body(self.norm(features)))
+
+
 class _Block(nn.Sequential):
     """Two 3x3 convolutions, each with batch normalisation and ReLU."""
 

@@ -165,9 +165,8 @@ def pretrain_repair(
     files = _files(folders)
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(settings.seed)).tolist()
     epochs = max(1, settings.steps // 40)
-    detector = detectors.create(
-        "unet", seed=settings.seed, epochs=epochs, minutes=settings.minutes, rate=5e-3, patience=epochs, start=None
-    )
+    budget = {"epochs": epochs, "minutes": settings.minutes, "patience": epochs}
+    detector = detectors.create("unet", image_size=256, seed=settings.seed, rate=5e-3, start=None, **budget)
     detector.fit(LazyImages([files[i] for i in order]), progress=progress).save(out)
 
 

@@ -148,8 +148,8 @@ def test_the_error_is_squared_in_deviations_of_imagenet():
     assert errors[0, 0, :8].abs().max() == 0
     assert drawn[0, :, 10, 10].tolist() == pytest.approx(IMAGENET_MEAN)
     # 64 of 1024 pixels, each 14 / 3; the worst hundredth is 10 pixels, all of them in the square
-    assert detector._total(errors[:, 0]).item() == pytest.approx(14 / 3 / 16)
-    assert create("cae", pool="topk")._total(errors[:, 0]).item() == pytest.approx(14 / 3)
+    assert detector._total(errors).item() == pytest.approx(14 / 3 / 16)
+    assert create("cae", pool="topk")._total(errors).item() == pytest.approx(14 / 3)
 
 
 def test_the_pool_is_an_option_that_is_kept(tmp_path):

@@ -309,6 +309,44 @@ def test_unet_learns_to_repair(fitted):
         assert after < before
 
 
+@pytest.mark.parametrize("option", [{"backbone": "convnextv2_femto_random"}, {"start": "unet_repair", "base": 16}])
+def test_unet_begins_from_what_it_is_told_and_looks_through_the_backbone_it_is_told(quick, option):
+    default = detectors.create("unet", **SMALL | {"base": option.get("base", 8)}).fit(GOOD)
+    assert scores(detectors.create("unet", **SMALL | option).fit(GOOD)) != scores(default)
+
+
+def test_start_weights_of_another_size_or_none_at_all_are_refused(monkeypatch, tmp_path):
+    with pytest.raises(UsageError, match="'unet_repair' are of base 16, base 8 was asked for. Use base 16, or start"):
+        detectors.create("unet", **SMALL | {"start": "unet_repair"}).fit(GOOD)
+    monkeypatch.setattr(backbones, "SHIPPED", tmp_path)
+    with pytest.raises(BrokenRun, match="holds no start weights .FileNotFoundError.*pretrain` --network repair"):
+        detectors.create("unet", **SMALL | {"start": "unet_repair"}).fit(GOOD)
+
+
+@pytest.mark.parametrize("name", ["unet"], indirect=True)
+def test_either_voice_of_unet_is_heard_alone(fitted, monkeypatch):
+    """A place that the repair left as it was, but that looks damaged, raises the score, and the other way round."""
+    batch = fitted._tensor(UNSEEN[0])[None].float() / 255
+    errors, drawn = fitted._errors(batch)
+    quiet = fitted._score(batch)
+    for channel in (0, 1):
+        loud = errors.clone()
+        loud[0, channel, :8, :8] += 20
+        monkeypatch.setattr(fitted, "_errors", lambda _, loud=loud: (loud, drawn))
+        found = fitted._score(batch)
+        assert found.scores[0] > quiet.scores[0] + 1
+        assert found.maps[0, :8, :8].mean() > found.maps[0, 8:, 8:].amax() + 1
+
+
+def test_the_marker_learns_what_damage_looks_like(quick, monkeypatch):
+    monkeypatch.setattr(unet, "EPOCH", 40)
+    detector = detectors.create("unet", **SMALL | {"epochs": 3}, rate=5e-3).fit(GOOD)
+    with torch.inference_mode():
+        marked = [detector._errors(detector._tensor(image)[None].float() / 255)[0][0, 1] for image, _ in PAINTED]
+        clean = [detector._errors(detector._tensor(image)[None].float() / 255)[0][0, 1] for image in UNSEEN]
+    assert np.median([float(m.max()) for m in marked]) > max(float(m.max()) for m in clean)
+
+
 def test_ssim_of_an_image_with_itself_is_1_and_falls_with_noise():
     image = torch.from_numpy(plate(0)).permute(2, 0, 1)[None].float() / 255
     noisy = image + 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
@@ -439,6 +477,36 @@ def test_the_plain_view_has_every_channel_on_one_scale_and_leaves_the_finest_sta
 
     assert torch.allclose(distances(1, 1), distances(20, 1), rtol=0.01)
     assert torch.allclose(distances(1, 1), distances(1, 20), rtol=1e-4)
+
+
+def test_one_voice_that_hears_something_is_not_outvoted_and_the_whole_picture_counts_little():
+    silent = torch.zeros(1, 4)
+
+    def joined(voice: int, loudness: float) -> float:
+        voices = silent.clone()
+        voices[0, voice] = loudness
+        return float(mahalanobis._joined(voices))
+
+    places, whole = joined(0, 10.0), joined(3, 10.0)
+    assert places > 10 / 4 + float(mahalanobis._joined(silent))  # a mean would give a quarter of it
+    assert places**2 - whole**2 == pytest.approx(
+        0.9 * mahalanobis._loudness(torch.tensor([[10.0] + 3 * [0]]))[0, 0], 0.01
+    )
+    assert joined(1, -50.0) <= float(mahalanobis._joined(silent))
+
+
+def test_colours_are_seen_beside_the_finest_features_and_light_is_none():
+    torch.manual_seed(0)
+    gray = torch.rand(1, 1, 64, 64).expand(-1, 3, -1, -1) * 0.4 + 0.3
+    red = gray * torch.tensor([1.4, 1.0, 1.0])[:, None, None]
+    seen = [
+        mahalanobis._extract(backbones.DEFAULT, x)[1].fine[:, : mahalanobis.COLOURS] for x in (gray, red, 1.5 * red)
+    ]
+    assert seen[0].abs().max() < 1e-5
+    assert (seen[1][:, 0] > 0.25).all() and seen[1][:, 1].abs().max() < 1e-5
+    assert (seen[2] - seen[1]).abs().max() < 0.06  # what both have at least keeps dark pixels quiet
+    channels = detectors.create("mahalanobis")._channels()
+    assert mahalanobis._extract(backbones.DEFAULT, gray)[1].fine.shape[1] == channels[0] + channels[1]
 
 
 def test_directions_that_damage_moves_are_kept_and_others_are_not(monkeypatch):

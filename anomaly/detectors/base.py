@@ -302,7 +302,8 @@ class Detector(ABC):
                     raise BrokenRun(f"{path} was trained with another {key}: {written[key]}, now {value}", remedy)
             detector._frame = tuple(written["frame"])
             detector.region = checked_region(written["region"]) if "region" in written else None
-            state = load_file(path / WEIGHTS)
+            # Copies begin where memory is aligned, as what was just learned does: sums of matrices depend on it.
+            state = {key: value.clone() for key, value in load_file(path / WEIGHTS).items()}
             detector._restore(state)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, UsageError) as error:
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -126,8 +126,8 @@ class Cae(Reconstruction):
         _, deviation = _statistics(batch)
         return ((drawn - batch) / deviation).square().mean(1, keepdim=True), drawn
 
-    def _total(self, maps: Tensor) -> Tensor:
-        return POOLS[self.pool](maps)
+    def _total(self, errors: Tensor) -> Tensor:
+        return POOLS[self.pool](errors[:, 0])
 
     def _shares(self, errors: Tensor, place: Tensor) -> dict[str, float]:
         inside = float(place.sum() / errors.sum().clamp_min(1e-12))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,14 +18,12 @@ from anomaly.detectors.base import Batches, BatchScores, Detector, Explanation, 
 from anomaly.detectors.mahalanobis import Mahalanobis
 from anomaly.detectors.unet import UNet
 
-REPAIR_SIZE = 256  # pixels a side at which the UNet works, whatever the features are taken at
-
 
 class Fused(Detector):
     """Mean of `unet` and `mahalanobis`.
 
     Args:
-        backbone: of `mahalanobis`.
+        backbone: of both.
         epochs, minutes: at most, of `unet`.
     """
 
@@ -38,12 +35,12 @@ class Fused(Detector):
         image_size: int = 448,
         seed: int = 0,
         backbone: str = backbones.DEFAULT,
-        epochs: int = 25,
+        epochs: int = 8,
         minutes: float | None = None,
     ):
         super().__init__(image_size=image_size, seed=seed)
         self._features = Mahalanobis(image_size=image_size, seed=seed, backbone=backbone)
-        self._repair = UNet(image_size=min(image_size, REPAIR_SIZE), seed=seed, epochs=epochs, minutes=minutes)
+        self._repair = UNet(image_size=image_size, seed=seed, epochs=epochs, minutes=minutes, backbone=backbone)
 
     def arguments(self) -> dict:
         own = {"backbone": self._features.backbone, "epochs": self._repair.epochs, "minutes": self._repair.minutes}
@@ -60,11 +57,10 @@ class Fused(Detector):
 
     def _fit(self, batches: Batches, progress: Progress) -> None:
         self._features._fit(batches, progress)
-        pixels = torch.cat([(255 * self._shrunk(batch)).round().byte() for batch in batches])
-        self._repair._fit(Batches(pixels), progress)
+        self._repair._fit(batches, progress)
 
     def _score(self, batch: Tensor) -> BatchScores:
-        features, repair = self._features._score(batch), self._repair._score(self._shrunk(batch))
+        features, repair = self._features._score(batch), self._repair._score(batch)
         size = repair.maps.shape[1:]
         seen = F.interpolate(features.maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
         return BatchScores(
@@ -74,7 +70,7 @@ class Fused(Detector):
         )
 
     def _explain(self, image: Image, batch: Tensor, inside: np.ndarray, filled: tuple[float, float]) -> Explanation:
-        features, repair = self._features._score(batch), self._repair._score(self._shrunk(batch))
+        features, repair = self._features._score(batch), self._repair._score(batch)
         total = features.scores[0] + repair.scores[0]
         return replace(
             self._features._explain(image, batch, inside, filled),
@@ -83,11 +79,6 @@ class Fused(Detector):
                 "repair": float(repair.scores[0] / total),
             },
         )
-
-    def _shrunk(self, images: Tensor) -> Tensor:
-        scale = self._repair.image_size / self.image_size
-        size = [max(64, 32 * round(side * scale / 32)) for side in images.shape[2:]]
-        return F.interpolate(images, size=size, mode="bilinear", antialias=True)
 
     def _state(self) -> dict[str, Tensor]:
         parts = {"features": self._features._state(), "repair": self._repair._state()}

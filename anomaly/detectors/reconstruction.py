@@ -39,6 +39,7 @@ class Reconstruction(Detector):
 
     least = 4
     source: str  # of the good place beside a doubtful one, in a few words
+    narrowest = 1e-6  # least deviation of the numbers of good images, whatever those left out say
 
     def __init__(
         self, *, image_size: int, seed: int, epochs: int, minutes: float | None, batch: int, rate: float, patience: int
@@ -76,15 +77,15 @@ class Reconstruction(Detector):
         with torch.inference_mode():
             errors = torch.cat([self._errors(batches.take([i]))[0] for i in left_out.tolist()])
             self._learn_usual(errors)
-            totals = self._total(self._weighed(errors).mean(1))
-        self._centre, self._width = totals.mean(), totals.std().clamp_min(0.05 * totals.mean().abs() + 1e-6)
+            totals = self._total(self._weighed(errors))
+        self._centre, self._width = totals.mean(), totals.std().clamp_min(0.05 * totals.mean().abs() + self.narrowest)
 
     def _score(self, batch: Tensor) -> BatchScores:
         errors, drawn = self._errors(batch)
-        maps = self._weighed(errors).mean(1)
+        weighed = self._weighed(errors)
         return BatchScores(
-            scores=deviations(self._total(maps), self._centre, self._width),
-            maps=deviations(maps, self._centre, self._width),
+            scores=deviations(self._total(weighed), self._centre, self._width),
+            maps=deviations(weighed.mean(1), self._centre, self._width),
             reconstructions=drawn,
         )
 
@@ -118,12 +119,12 @@ class Reconstruction(Detector):
         return errors
 
     @abstractmethod
-    def _total(self, maps: Tensor) -> Tensor:
-        """(B, h', w') -> (B,): one number an image."""
+    def _total(self, errors: Tensor) -> Tensor:
+        """Errors as they count (B, c, h', w') -> (B,): one number an image."""
 
     @abstractmethod
     def _shares(self, errors: Tensor, place: Tensor) -> dict[str, float]:
-        """What a score is made of: weighed errors of one image (c, h', w'), at least 0, and those in the place."""
+        """What a score is made of: weighed errors of one image (c, h', w'), and those in the place."""
 
     def _descend(
         self,
@@ -154,7 +155,7 @@ class Reconstruction(Detector):
         errors, drawn = self._errors(batch)
         height, width = (round(share * side) for share, side in zip(filled, errors.shape[2:]))
         rows, columns = positions(inside, (height, width))
-        weighed = self._weighed(errors).clamp_min(0)[0]
+        weighed = self._weighed(errors)[0]
         shares = self._shares(weighed[:, :height, :width], weighed[:, rows, columns])
         height, width = (round(share * side) for share, side in zip(filled, drawn.shape[2:]))
         around = surroundings(inside)
