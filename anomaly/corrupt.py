@@ -1,7 +1,7 @@
 """Simulated defects, painted on good images while an autoencoder trains, and disturbances by lamp and camera.
 
 Every function is vectorised over a batch and takes its randomness from a torch.Generator passed in.
-Images are (B, 3, H, W) float in [0, 1]; masks are (B, 1, H, W) float in [0, 1].
+Images are (B, 3, H, W) float in [0, 1]; masks are (B, 1, H, W) float in [0, 1]. Gray images stay gray.
 
 The blend Ia = beta (A*M) + (1-beta) (I*M) + I*(1-M) with Perlin-noise masks M is that of DRAEM (Zavrtanik et al.,
 ICCV 2021); cut-and-paste is CutPaste (Li et al., CVPR 2021); scratches, blots, smears and local warps are our own
@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from anomaly.images import decode_image, encode_jpeg
 
+GRAY = 0.01  # between the channels of a photo: one with less was taken by a camera that sees no colours
 VISIBLE = 0.02  # a change of fewer grey levels (of 1.0) is no defect that anybody could be asked to find
 
 
@@ -40,6 +41,7 @@ def corrupt(images: Tensor, generator: torch.Generator, *, share: float = 0.8) -
         for _ in range(1 + int(_uniform(generator) < 0.3)):
             paint = painters[_integer(generator, len(painters))]
             out[i] = paint(out[i], images, generator)
+    out = torch.where(_gray(images), out.mean(1, keepdim=True), out)
     out = out.clamp(0, 1)  # what is clipped away, nobody sees
     masks = ((out - images).abs().amax(1, keepdim=True) > VISIBLE).to(images.dtype)
     return out, masks
@@ -55,19 +57,21 @@ def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
         blurred by 0.3 to 1.1 pixels, all with noise of up to 0.01; every second one was a JPEG file of quality 50 to
         95, at its own size or down to half of it.
     """
-    n, (height, width) = len(images), images.shape[2:]
+    n, (height, width), gray = len(images), images.shape[2:], _gray(images)
     y, x = _grid(height, width)
 
     def factor(power: float, channels: int = 1) -> Tensor:
         return power * (2 * torch.rand(n, channels, 1, 1, generator=generator) - 1)
 
     fall = factor(0.2) * (y - 0.5) + factor(0.2) * (x - 0.5)
-    out = images * (1 + factor(0.2)) * (1 + factor(0.06, 3)) * (1 + fall)
+    light, tint = factor(0.2), factor(0.06, 3)
+    tint = torch.where(gray, tint.mean(1, keepdim=True), tint)
+    out = images * (1 + light) * (1 + tint) * (1 + fall)
     for i in range(n):
         if _uniform(generator) < 0.3:
             out[i] = TF.gaussian_blur(out[i], [5, 5], [_uniform(generator, 0.3, 1.1)] * 2)
     noise = 0.01 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(out.shape, generator=generator)
-    out = (out + noise).clamp(0, 1)
+    out = (out + torch.where(gray, noise[:, :1], noise)).clamp(0, 1)
     for i in range(0, n, 2):
         out[i] = _recompressed(out[i], _uniform(generator, 0.5, 1.0), int(_uniform(generator, 50, 95)))
     return out
@@ -106,6 +110,11 @@ def turn(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     grid = F.affine_grid(torch.stack((across, down), 1), list(images.shape), align_corners=False)
     turned = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     return turned, (grid.abs() <= 1).all(-1)
+
+
+def _gray(images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 1, 1, 1) bool."""
+    return (images.amax(1) - images.amin(1)).amax((1, 2))[:, None, None, None] < GRAY
 
 
 def _recompressed(image: Tensor, scale: float, quality: int) -> Tensor:

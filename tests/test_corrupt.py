@@ -169,6 +169,15 @@ def test_a_shadow_lies_over_each_corner_in_turn_and_nowhere_else(good):
     assert (shade(good, generator()) <= good).all() and torch.equal(good, before)
 
 
+@pytest.mark.parametrize("change", [lambda x: corrupt(x, generator(), share=1.0)[0], lambda x: disturb(x, generator())])
+def test_what_a_camera_without_colours_saw_has_none_afterwards(good, change):
+    """Damage in colour on gray photos would be told by its colour, which no real damage has there."""
+    both = torch.cat((good[:6].mean(1, keepdim=True).expand(-1, 3, -1, -1), good[6:]))
+    colour = (lambda x: (x.amax(1) - x.amin(1)).amax((1, 2)))(change(both))
+    assert colour[:6].max() < 1e-5 and colour[6:].min() > 0.01
+    assert not torch.allclose(change(both)[:6], both[:6], atol=0.01)
+
+
 def test_a_turned_image_keeps_its_middle_and_says_where_it_ends():
     """A dot on a plate that is not square goes around the middle, at the distance that it had."""
     images = torch.zeros(40, 3, 64, 96)
