@@ -58,11 +58,12 @@ class Marker(nn.Module):
     """Says which places of a pretrained network's features look damaged, as they and their neighbours are.
 
     Args:
-        channels: of the features; width: of what is made of them.
+        channels: of the features.
     """
 
-    def __init__(self, channels: int, *, width: int = 64):
+    def __init__(self, channels: int):
         super().__init__()
+        width = 64
         self.norm = nn.BatchNorm2d(channels)
         self.body = nn.Sequential(_step(channels, width, kernel=1), _step(width, width), _step(width, width))
         self.head = nn.Conv2d(width, 1, 1)

@@ -77,7 +77,7 @@ RIM = 5  # places a side around a place that must all lie in the photo, for it t
 TURNS = 0.1  # of good places, at least, are more like a turned photo than an upright one: then parts lie every way
 ASKED, ANSWERS = 60, 600  # places of a photo that are asked for it, and of each photo that they are compared with
 JURY = 24  # photos at most that are asked
-KEPT = 150  # at most so many images keep their patch features while fitting: 1.5 MB each at 448 px
+KEPT = 150  # at most so many images keep their patch features while fitting: 2.5 MB each at 576 px
 CHUNK = 8  # images of which patch features are worked out at once
 PRIOR = 8  # images' worth of trust in the average variance of all cells, against that of the cell itself
 QUIET = 0.1  # least deviation of a whitened channel: one that good images never woke must not outvote all others
@@ -98,7 +98,7 @@ class Mahalanobis(Detector):
 
     least = 4
 
-    def __init__(self, *, image_size: int = 448, seed: int = 0, backbone: str = backbones.DEFAULT):
+    def __init__(self, *, image_size: int = 576, seed: int = 0, backbone: str = backbones.DEFAULT):
         super().__init__(image_size=image_size, seed=seed)
         self.backbone = backbone
 

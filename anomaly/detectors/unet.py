@@ -190,9 +190,14 @@ class UNet(Reconstruction):
                 losses.append(sum(found) / len(found))
         return sum(losses)
 
+    @property
+    def _repaired(self) -> int:
+        """Pixels a side at which images are repaired."""
+        return min(self.image_size, REPAIR)
+
     def _shrunk(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> the same at the size of the repair, sides in multiples of 32."""
-        scale = min(1.0, REPAIR / self.image_size)
+        scale = self._repaired / self.image_size
         size = [max(64, 32 * round(side * scale / 32)) for side in images.shape[2:]]
         return F.interpolate(images, size=size, mode="bilinear", antialias=True)
 
@@ -203,7 +208,7 @@ class UNet(Reconstruction):
         """(B, 2, h, w) at half the size of the repair: pixels that it changed, and logits of damage; and the repair."""
         small = self._shrunk(batch)
         repaired = self._draw(self._network, small)
-        window = max(3, SMOOTH * min(self.image_size, REPAIR) // 256) | 1
+        window = max(3, SMOOTH * self._repaired // 256) | 1
         changed = F.avg_pool2d(_blur((repaired - small).abs().mean(1, keepdim=True), window), 2)
         marks = F.avg_pool2d(
             self._network["marker"](self._features(batch)), AROUND, 1, AROUND // 2, count_include_pad=False
@@ -214,7 +219,7 @@ class UNet(Reconstruction):
     def _learn_usual(self, errors: Tensor) -> None:
         """Typical change and its spread at each place, and how loud good images are."""
         changed = errors[:, :1]
-        window = max(3, min(self.image_size, REPAIR) // 16) | 1  # few images: neighbours help to estimate a place
+        window = max(3, self._repaired // 16) | 1  # few images: neighbours help to estimate a place
         self._typical = _blur(changed.mean(0)[None], window)[0]
         # The floor keeps a place that happened to be quiet in few images from making every change an alarm.
         spread = _blur(changed.std(0)[None].square(), window)[0]
