@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from anomaly import backbones, detectors
+from anomaly import backbones, detectors, runs
 from anomaly.detectors.base import Progress
 from anomaly.errors import UnknownName
 from anomaly.images import read_image, stretch, write_image
@@ -42,11 +42,12 @@ def bench(*, root: Path, book: Path, progress: Progress | None = None) -> dict:
     if measured is None:
         problem = f"{root} holds no mahalanobis run with a good example to measure"
         raise UnknownName(problem, "Train one, and put a photo of a good part into its folder as examples/good.jpg")
-    part, backbone, size = loaded[measured], backbones.load(), detectors.get("mahalanobis")().image_size
+    part, backbone = loaded[measured], backbones.load()
+    frame = runs.open_run(root, measured.name, "mahalanobis").manifest["frame"]
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.jpg"
         write_image(photo, stretch(part, (PHOTO, PHOTO)))
-        report = _latency(inspector, measured.name, photo, backbone, size)
+        report = _latency(inspector, measured.name, photo, backbone, frame)
         for info, image in list(loaded.items())[:PRODUCTS]:
             write_image(photo, stretch(image, (PHOTO, PHOTO)))
             for name in info.detectors:
@@ -57,13 +58,13 @@ def bench(*, root: Path, book: Path, progress: Progress | None = None) -> dict:
     report |= {
         "products_loaded": min(len(loaded), PRODUCTS),
         "peak_mb": round(peak, 1),
-        "images_per_second": _throughput(backbone, size),
+        "images_per_second": _throughput(backbone, frame),
     }
-    return report | _fit(part, backbone, size, progress)
+    return report | _fit(part, backbone, frame, progress)
 
 
-def _latency(inspector: Inspector, category: str, photo: Path, backbone: backbones.Backbone, size: int) -> dict:
-    one = torch.rand(1, 3, size, size)
+def _latency(inspector: Inspector, category: str, photo: Path, backbone: backbones.Backbone, frame: list[int]) -> dict:
+    one = torch.rand(1, 3, *frame)
     forward, whole = [], []
     with torch.inference_mode():
         for _ in range(ROUNDS + 5):  # interleaved, so that a slow moment of the machine hits both
@@ -78,17 +79,17 @@ def _latency(inspector: Inspector, category: str, photo: Path, backbone: backbon
     }
 
 
-def _throughput(backbone: backbones.Backbone, size: int) -> float:
-    batch = torch.rand(8, 3, size, size)
+def _throughput(backbone: backbones.Backbone, frame: list[int]) -> float:
+    batch = torch.rand(8, 3, *frame)
     with torch.inference_mode():
         seconds = [_timed(lambda: backbone(batch)) for _ in range(8)]
     return round(8 / statistics.median(seconds[2:]), 1)
 
 
-def _fit(part: np.ndarray, backbone: backbones.Backbone, size: int, progress: Progress | None) -> dict:
+def _fit(part: np.ndarray, backbone: backbones.Backbone, frame: list[int], progress: Progress | None) -> dict:
     rng = np.random.default_rng(0)
     images = [np.clip(part + rng.normal(0, 4, part.shape), 0, 255).astype(np.uint8) for _ in range(FIT_IMAGES)]
-    batches = [torch.rand(16, 3, size, size) for _ in range(2)]
+    batches = [torch.rand(16, 3, *frame) for _ in range(2)]
     with torch.inference_mode():
         backbone(batches[0])
         forward = _timed(lambda: [backbone(batches[i % 2]) for i in range(FIT_IMAGES // 16)])

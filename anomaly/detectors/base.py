@@ -377,7 +377,12 @@ class Detector(ABC):
     def _choose_frame(self, shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """Height and width, multiples of 32, of about the area of the square, in the median proportion of images."""
         wide = float(np.sqrt(np.median([width / height for height, width in shapes])))
-        return tuple(max(64, 32 * round(side / 32)) for side in (self.image_size / wide, self.image_size * wide))
+        square = self._square(shapes)
+        return tuple(max(64, 32 * round(side / 32)) for side in (square / wide, square * wide))
+
+    def _square(self, shapes: Sequence[tuple[int, int]]) -> float:
+        """Side of the square whose area images of these heights and widths are scaled to."""
+        return self.image_size
 
     def _filled(self, image: Image) -> tuple[int, int]:
         """Height and width that an image takes of the frame: all of it, or less to keep another proportion."""

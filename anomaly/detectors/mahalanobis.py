@@ -53,6 +53,7 @@ from anomaly.detectors.base import (
 )
 from anomaly.images import cut, decode_image, encode_jpeg, positions, stretch, surroundings
 
+ENLARGED = 448  # pixels a side to which small images are enlarged: their places are then small enough, too
 PATCH_STAGES = (0, 1, 2)  # strides 4, 8, 16, joined on the grid of the second: the third alone misses small defects
 COLOURS, DARK = 2, 0.05  # ratios of red and of blue to green, at each place; the light that both at least have
 POOLED_STAGES = (2, 3)  # strides 16, 32: pooled over the image, finer ones say little but the light
@@ -77,7 +78,7 @@ RIM = 5  # places a side around a place that must all lie in the photo, for it t
 TURNS = 0.1  # of good places, at least, are more like a turned photo than an upright one: then parts lie every way
 ASKED, ANSWERS = 60, 600  # places of a photo that are asked for it, and of each photo that they are compared with
 JURY = 24  # photos at most that are asked
-KEPT = 150  # at most so many images keep their patch features while fitting: 2.5 MB each at 576 px
+KEPT = 150  # at most so many images keep their patch features while fitting: 2 MB each at 512 px
 CHUNK = 8  # images of which patch features are worked out at once
 PRIOR = 8  # images' worth of trust in the average variance of all cells, against that of the cell itself
 QUIET = 0.1  # least deviation of a whitened channel: one that good images never woke must not outvote all others
@@ -93,17 +94,23 @@ class Mahalanobis(Detector):
     """Mahalanobis distances of backbone features, of the whole image and of its places.
 
     Args:
+        image_size: side of the square whose area images are scaled to, if they have so many pixels; smaller ones are
+            not enlarged beyond their own, but to ENLARGED.
         backbone: a name of `backbones.RECIPES`.
     """
 
     least = 4
 
-    def __init__(self, *, image_size: int = 576, seed: int = 0, backbone: str = backbones.DEFAULT):
+    def __init__(self, *, image_size: int = 512, seed: int = 0, backbone: str = backbones.DEFAULT):
         super().__init__(image_size=image_size, seed=seed)
         self.backbone = backbone
 
     def arguments(self) -> dict:
         return super().arguments() | {"backbone": self.backbone}
+
+    def _square(self, shapes: Sequence[tuple[int, int]]) -> float:
+        own = float(np.median([np.sqrt(height * width) for height, width in shapes]))
+        return min(self.image_size, max(ENLARGED, own))
 
     def dependencies(self) -> dict:
         return {"backbone": self.backbone, "backbone_sha256": backbones.load(self.backbone).sha256}
