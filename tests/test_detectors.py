@@ -688,6 +688,16 @@ def test_the_frame_is_kept_with_the_weights(name, quick, tmp_path):
     assert scores(type(detector).load(tmp_path), [wide(60)]) == scores(detector, [wide(60)])
 
 
+@pytest.mark.parametrize(
+    "shape, frame",
+    [((200, 200), (448, 448)), ((480, 480), (480, 480)), ((2000, 2000), (512, 512)), ((360, 640), (352, 640))],
+)
+def test_no_photo_is_enlarged_beyond_its_own_pixels_but_small_ones_to_448(shape, frame):
+    detector = detectors.create("mahalanobis")
+    assert detector._choose_frame([shape] * 3) == frame
+    assert detectors.create("mahalanobis", image_size=64)._choose_frame([shape] * 3)[0] <= 64, "never more than asked"
+
+
 def test_the_skirt_of_a_strong_place_is_no_defect_and_what_stands_alone_stays():
     ordinary = float(np.log(2))  # the worst place of an ordinary good part
     maps = torch.full((1, 20, 20), 0.1)
