@@ -83,7 +83,7 @@ def train(
         list[str] | None, typer.Option("--detector", help="may be repeated; default: mahalanobis and unet")
     ] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="features of mahalanobis")] = None,
-    image_size: Annotated[int | None, typer.Option("--image-size", help="side in pixels of the model's input, at most")] = None,
+    image_size: Annotated[int | None, typer.Option("--image-size", help="side of the input in pixels, at most")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="at most, for detectors that have any")] = None,
     minutes: Minutes = None,
     pool: Annotated[
