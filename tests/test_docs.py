@@ -156,8 +156,9 @@ def test_a_page_speaks_of_nothing_outside_of_the_project(page):
     assert FORBIDDEN.findall(page.read_text(encoding="utf-8")) == []
 
 
-def test_no_table_of_the_readme_is_left_empty():
-    places = re.findall(r"<!-- TABLE:(\w+) -->\n*(.?)", README)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_table_is_left_empty(page):
+    places = re.findall(r"<!-- TABLE:(\w+) -->\n*(.?)", page.read_text(encoding="utf-8"))
     assert [name for name, first in places if first != "|"] == []
 
 
