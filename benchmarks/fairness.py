@@ -32,6 +32,7 @@ from anomaly.errors import TooFewImages  # noqa: E402
 
 LEARNED = 64  # good photos to learn from, a quarter of which sets the limit
 LIMIT = 10  # good and as many defective test photos of each product
+ENOUGH = 5  # of them, at least, for a product to count in the mean AUROC: of two, one that moves changes it by half
 MINUTES = 0.15  # of training for each network and product: a full run shall be a matter of minutes
 NOISE = 8.0  # grey levels
 TURN = 5.0  # degrees
@@ -128,7 +129,7 @@ def page(products: dict[str, dict], settings: dict) -> str:
         f"{settings['limit']} good and {settings['limit']} defective test photos of it eight times. False alarms: good "
         "photos over the limit, of all products, with the 95% interval. Unwarned: without a word on how the photo was "
         "taken; the app shows the others as REVIEW. Found: defective photos over the limit. AUROC: of images, mean of "
-        "the products.\n"
+        f"the products with at least {ENOUGH} good and {ENOUGH} defective ones.\n"
     ]
     for name in names:
         mine = {product: one[name] for product, one in products.items() if name in one}
@@ -152,12 +153,17 @@ def _row(camera: str, mine: dict[str, dict]) -> str:
         sum(row[key] for row in rows) for key in ("n_good", "alarms", "unwarned", "n_defect", "found")
     )
     low, high = thresholds.interval(alarms, n)
-    aurocs = {product: one[camera]["image_auroc"] for product, one in mine.items()}
-    worst = min(aurocs, key=aurocs.get)
+    aurocs = {
+        product: one[camera]["image_auroc"]
+        for product, one in mine.items()
+        if min(one[camera]["n_good"], one[camera]["n_defect"]) >= ENOUGH
+    }
+    worst = min(aurocs, key=aurocs.get, default=None)
+    ranked = f"{np.mean([*aurocs.values()]):.3f} | {aurocs[worst]:.3f} (`{worst}`)" if worst else "– | –"
     return (
         f"| {camera} | {100 * alarms / n:.1f}% [{100 * low:.1f}, {100 * high:.1f}] ({alarms}/{n}) | "
         f"{100 * unwarned / n:.1f}% | {100 * caught / defects:.1f}% ({caught}/{defects}) | "
-        f"{np.mean([*aurocs.values()]):.3f} | {aurocs[worst]:.3f} (`{worst}`) |\n"
+        f"{ranked} |\n"
     )
 
 

@@ -260,6 +260,18 @@ def test_fairness_counts_alarms_warnings_and_finds():
     assert found == {"n_good": 3, "alarms": 2, "unwarned": 1, "n_defect": 2, "found": 1, "image_auroc": 0.6667}
 
 
+def test_the_mean_of_fairness_is_of_products_with_enough_photos_and_every_photo_counts_as_alarm():
+    def product(photos: int, auroc: float, alarms: int) -> dict:
+        one = {"n_good": photos, "alarms": alarms, "unwarned": 0, "n_defect": photos, "found": 1, "image_auroc": auroc}
+        return {"unet": {"target": 0.1} | dict.fromkeys(fairness.CAMERAS, one)}
+
+    settings = {"limit": 10, "learned": 64, "minutes": 0.15}
+    few = fairness.ENOUGH - 1
+    products = {"a": product(10, 0.9, 1), "b": product(10, 0.8, 0), "few": product(few, 0.1, 2)}
+    row = next(line for line in fairness.page(products, settings).splitlines() if line.startswith("| blur |"))
+    assert row.endswith("| 0.850 | 0.800 (`b`) |") and f"(3/{20 + few})" in row
+
+
 def test_accuracy_leaves_out_and_names_a_product_with_too_few_photos(tmp_path, monkeypatch, capsys):
     synthetic.write_product(tmp_path / "data", CATEGORY, train=4, test=2, size=64)
     monkeypatch.setattr(accuracy, "HERE", tmp_path)
@@ -292,6 +304,7 @@ def test_fairness_is_measured_for_every_product_and_detector(toy_data, tmp_path,
     assert {(rows[camera]["n_good"], rows[camera]["n_defect"]) for camera in fairness.CAMERAS} == {(2, 2)}
     page = (tmp_path / "fairness.md").read_text()
     assert f"| JPEG 60 | {50 * rows['JPEG 60']['alarms']:.1f}% [" in page and f"| `{CATEGORY}` |" in page
+    assert page.count("| – | – |") == len(fairness.CAMERAS)  # two photos of each kind rank nothing
     monkeypatch.setattr(sys, "argv", ["fairness.py", str(toy_data), "--product", "nothing"])
     with pytest.raises(SystemExit, match="Nothing was measured"):
         fairness.main()
