@@ -26,17 +26,27 @@ FEW = 64  # good images under which the person is warned: with 64, castings lose
 LEARNED = 0.75  # of the known defects, by a detector that is taught by them; the others are kept to try limits on
 FEW_DEFECTS = 10  # known defects under which the person is warned
 DEFAULT_TARGET = 0.02
+APART = 2.0  # times as far over the median as all others: held-out images that score so are looked at, and
+APART_SHARE = 0.05  # of the held-out images at most are such, out of
+APART_AMONG = 20  # at least: among fewer the highest one is often that far away by chance
 LEAST = 1e-6  # a limit lies over 0, so that a score can be divided by it
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished training: the run, its operating point, figures on the test images (None without any), warnings."""
+    """A finished training.
+
+    Attributes:
+        figures: on the test images, None without any; warnings: sentences without a full stop.
+        apart: held-out images that alone keep the limit high, the highest first: name as in the manifest, and (h, w)
+            bool, True where the map is at least half as high as its peak.
+    """
 
     run: runs.Run
     point: OperatingPoint
     figures: dict | None
     warnings: tuple[str, ...]
+    apart: tuple[tuple[str, np.ndarray], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,8 +140,12 @@ def train(
         _keep_types(judged, point, folder, root, category)
     figures = _report(detector, samples, point, progress) if samples else None
     run = runs.update(run, metrics=figures) if figures else run
-    warnings = _warnings(good, point) + (_taught_by(learned) if detector.supervised else ())
-    return Outcome(run, point, figures, warnings)
+    apart = _apart(calibration["good"], point)
+    warnings = _warnings(good, point) + ((_far(apart, calibration["good"]),) if apart else ())
+    warnings += _taught_by(learned) if detector.supervised else ()
+    maps = {_relative(sample.path, folder): map for sample, map in zip(judged.samples, judged.maps)}
+    shown = tuple((entry["file"], 2 * maps[entry["file"]] >= maps[entry["file"]].max()) for entry in apart)
+    return Outcome(run, point, figures, warnings, shown)
 
 
 def _split(good: Sequence[Path], folder: Path, seed: int, before: runs.Run | None) -> dataset.Split:
@@ -367,6 +381,32 @@ def _warnings(good: Sequence[Path], point: OperatingPoint) -> tuple[str, ...]:
     if point.review == LEAST:
         found.append("So few held-out images leave every part under the limit to REVIEW")
     return tuple(found)
+
+
+def _apart(held_out: Sequence[dict], point: OperatingPoint) -> list[dict]:
+    """Those of the held-out images, entries of a calibration, that alone keep the limit high, the highest first.
+
+    A hair beside a part, or a part of another kind among the good ones, lets every defect pass that scores less.
+    """
+    ranked = sorted(held_out, key=lambda entry: -entry["score"])
+    median = float(np.median([entry["score"] for entry in ranked]))
+    for few in range(int(APART_SHARE * len(ranked)) if len(ranked) >= APART_AMONG else 0, 0, -1):
+        lowest, following = ranked[few - 1]["score"], ranked[few]["score"]
+        if lowest < point.fail and lowest - median >= APART * (following - median):
+            return ranked[:few]
+    return []
+
+
+def _far(apart: Sequence[dict], held_out: Sequence[dict]) -> str:
+    """What is to be said of images that stand `_apart`."""
+    names = ", ".join(f"{entry['file']} {entry['score']:.2f}" for entry in apart)
+    highest = max(entry["score"] for entry in held_out if entry not in apart)
+    score, them = ("scores", "it") if len(apart) == 1 else ("score", "them")
+    return (
+        f"{len(apart)} of {len(held_out)} held-out good photos {score} far above all others ({names}; the others "
+        f"{highest:.2f} at most), so defects up to there pass. Look at {them}: where a part is not good, or hair or "
+        "dirt lies beside it, leave the photo out and train again"
+    )
 
 
 def _taught_by(learned: Sequence[dataset.Sample]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from conftest import CATEGORY, SMALL, painted, plate
 from PIL import Image, ImageFilter
 from served import ROOT
 
-from anomaly import detectors, intake, runs, teaching, training, versions
+from anomaly import dataset, detectors, intake, runs, teaching, training, versions
 from anomaly.accounts import OPERATOR, SUPERVISOR, VISITOR, Person
 from anomaly.errors import AnomalyError, BrokenRun, CannotSave, Forbidden, TooFewImages, UnknownName, UsageError
 from anomaly.handlers import teach
@@ -27,7 +27,7 @@ from anomaly.handlers.session import Session
 from anomaly.handlers.session import Site as Place
 from anomaly.handlers.teach import TeachHandlers
 from anomaly.history import History
-from anomaly.images import checked_region, write_image
+from anomaly.images import checked_region, read_image, write_image
 from anomaly.inspection import Inspector
 from anomaly.lessons import CANCELLED, DONE, FAILED, Cancelled
 from anomaly.thresholds import Thresholds, ledger
@@ -358,10 +358,30 @@ def test_a_lesson_ends_in_a_product_with_a_limit_and_its_photos(handlers, photos
     assert handlers.site.inspector.inspect(photos[0], category="m8_plate").score > 0
 
 
+def test_a_photo_that_alone_keeps_the_limit_high_is_named_and_shown(handlers, tmp_path):
+    photos = write_plates(tmp_path / "many", 96)
+    odd = dataset.split_good(photos, held_out=training.HELD_OUT, seed=0).held_out[5]
+    dirty = read_image(odd).copy()
+    dirty[20:44, 20:44] = 255 - dirty[20:44, 20:44]
+    write_image(odd, dirty)
+    tray = seen_by(handlers, photos)
+    tray.kept = [True] * len(photos)  # the look at the photos had noticed it
+    lesson = begin(handlers, tray)
+    lesson.wait(240)
+    assert (lesson.state, lesson.error) == (DONE, "")
+    (learned,) = lesson.result.learned
+    ((name, shown),) = learned.apart
+    assert name == odd.name and shown.shape == dirty.shape
+    assert (shown != dirty).any()  # what stands out is outlined
+    assert any("far above all others" in said and name in said for said in learned.warnings)
+    page = look.result("Plate", lesson.result)
+    assert page.count("<figcaption>" + name + "</figcaption>") == 1
+
+
 def test_the_highest_good_part_is_drawn_under_its_limit():
     for fail in (1.137, 80.32044219970705):  # twenty times a twentieth of the second is less than it
         scores = np.array([0.1 * fail, np.nextafter(fail, 0)])
-        drawn = look.histogram(teach.Learned("plate", NAME, scores, fail, 0.5 * fail, "", 8, (), ()))
+        drawn = look.histogram(teach.Learned("plate", NAME, scores, fail, 0.5 * fail, "", 8, (), (), ()))
         limit = float(re.search(r'class="limit" x1="([\d.]+)"', drawn)[1])
         bars = re.findall(r'class="bar" x="([\d.]+)" width="([\d.]+)"', drawn)
         assert len(bars) == 2 and all(float(x) + float(width) <= limit for x, width in bars)

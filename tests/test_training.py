@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -177,6 +178,56 @@ def test_so_few_images_that_nothing_is_ok_are_warned_about(tmp_path):
     assert done.point.n_good == 2 and 0 < done.point.review < 1e-5
     assert "every part under the limit to REVIEW" in done.warnings[-1]
     assert "2 of 2 held-out good parts go to REVIEW" in done.point.promise
+
+
+def scored(*scores: float) -> list[dict]:
+    return [{"file": f"train/good/{i:03}.png", "score": score, "peak": score} for i, score in enumerate(scores)]
+
+
+def limit(fail: float):
+    return types.SimpleNamespace(fail=fail)
+
+
+ORDINARY = [0.5 + 0.05 * i for i in range(40)]  # median 1.475, highest 2.45
+
+
+@pytest.mark.parametrize(("high", "said"), [([9.0], "1 of 41 held-out good photos scores"), ([8.0, 9.0], "2 of 42")])
+def test_held_out_photos_that_alone_keep_the_limit_high_are_named(high, said):
+    held_out = scored(*ORDINARY, *high)
+    apart = training._apart(held_out, limit(9.1))
+    assert [entry["score"] for entry in apart] == high[::-1]
+    warning = training._far(apart, held_out)
+    assert warning.startswith(said) and "; the others 2.45 at most" in warning
+    assert all(f"{entry['file']} {entry['score']:.2f}" in warning for entry in apart)
+    assert ("Look at it:" in warning) == (len(high) == 1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "fail"),
+    [
+        (ORDINARY, 2.5),
+        ([*ORDINARY, 3.0], 3.1),  # high, but not by far
+        ([*ORDINARY, 9.0], 2.5),  # it is over the limit, which others set
+        ([*ORDINARY[:18], 9.0], 9.1),  # too few to say what is far
+        ([*ORDINARY, 7.0, 8.0, 9.0], 9.1),  # more than one in twenty: good parts do look so
+    ],
+)
+def test_ordinary_held_out_photos_are_not_named(scores, fail):
+    assert training._apart(scored(*scores), limit(fail)) == []
+
+
+def test_a_training_names_the_held_out_photo_that_sets_its_limit(tmp_path):
+    write_plates(tmp_path / "plate", 96)
+    split = dataset.split_good(dataset.good_images(tmp_path, "plate"), held_out=training.HELD_OUT, seed=0)
+    odd = split.held_out[5]
+    dirty = read_image(odd).copy()
+    dirty[20:44, 20:44] = 255 - dirty[20:44, 20:44]
+    write_image(odd, dirty)
+    done = training.train(tmp_path, "plate", create(), root=tmp_path / "runs", book=tmp_path / "t.json")
+    (warning,) = [said for said in done.warnings if "far above" in said]
+    assert warning.startswith(f"1 of {len(split.held_out)} held-out good photos scores") and odd.name in warning
+    ((name, found),) = done.apart
+    assert name == odd.name and found.dtype == bool and found.any()
 
 
 def test_the_first_detector_becomes_the_active_one_and_stays_it(trained):

@@ -15,9 +15,10 @@ from anomaly.detectors.base import Detector
 from anomaly.errors import AnomalyError, RecordError, TooFewImages, UsageError
 from anomaly.handlers.session import Session, Site
 from anomaly.history import Entry, History
-from anomaly.images import Box, checked_region, read_image, shrink
+from anomaly.images import Box, checked_region, read_image, resize_map, shrink
 from anomaly.intake import FEWEST, MOST, Photo
 from anomaly.lessons import Classroom, Lesson
+from anomaly.render import outlined
 from anomaly.training import Outcome
 from anomaly.versions import Version
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 KINDS = ("object", "texture")
 MINUTES = (0.5, 240.0)
 SAMPLE = 900  # longest side in pixels of the photo on which the region is drawn
+APART = 360  # of a photo that alone keeps the limit high
 PROMISES = (0.1, 0.05, 0.02, 0.01)  # shares of false alarms that people ask for
 
 
@@ -83,6 +85,7 @@ class Learned:
 
     Attributes:
         scores: (n,) of the held-out good photos; fail, review: its limits.
+        apart: held-out photos that alone keep the limit high: name, and picture with what stands out outlined.
         more: sentences on what more photos would buy.
     """
 
@@ -94,6 +97,7 @@ class Learned:
     promise: str
     photos: int
     warnings: tuple[str, ...]
+    apart: tuple[tuple[str, np.ndarray], ...]
     more: tuple[str, ...]
 
 
@@ -345,6 +349,11 @@ def _models(lesson: Lesson, names: Sequence[str], budget: float) -> Iterator[Det
         yield lesson.detector
 
 
+def _outlined(path: Path, found: np.ndarray) -> np.ndarray:
+    image = shrink(read_image(path), APART)
+    return outlined(image, resize_map(found.astype(np.float32), image.shape[:2]) >= 0.5)
+
+
 def _learned(outcome: Outcome) -> Learned:
     run, point = outcome.run, outcome.point
     held_out = len(run.calibration["good"])
@@ -358,6 +367,7 @@ def _learned(outcome: Outcome) -> Learned:
         promise=point.promise,
         photos=run.manifest["data"]["good_images"],
         warnings=outcome.warnings,
+        apart=tuple((Path(name).name, _outlined(run.folder.parent / name, found)) for name, found in outcome.apart),
         more=tuple(
             f"About {training.photos_for(target)} photos would support a promise of {100 * target:g}%"
             for target in next_ones[:2]

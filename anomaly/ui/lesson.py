@@ -159,12 +159,14 @@ def repairs(lesson: Lesson) -> str:
         return ""
     pictures = [("with painted damage", shown.damaged)]
     pictures += [(f"repaired after epoch {epoch}", image) for epoch, image in sorted(shown.repairs.items())]
-    figures = "".join(
-        f'<figure><img src="{picture(image)}" alt="{said}"><figcaption>{said}</figcaption></figure>'
-        for said, image in pictures
-    )
+    figures = "".join(_figure(said, picture(image)) for said, image in pictures)
     head = "<h3>A photo that was left out, repaired as it learns</h3>"
     return f'<section class="repairs">{head}<div class="strip">{figures}</div></section>'
+
+
+def _figure(said: str, source: str) -> str:
+    said = escape(said)
+    return f'<figure><img src="{source}" alt="{said}"><figcaption>{said}</figcaption></figure>'
 
 
 def result(title: str, taught: Taught) -> str:
@@ -181,11 +183,13 @@ def result(title: str, taught: Taught) -> str:
 
 def _learned(one: Learned) -> str:
     warnings = "".join(f'<p class="warn">⚠ {escape(said)}.</p>' for said in one.warnings)
+    apart = [(name, picture(image)) for name, image in one.apart]
+    strip = f'<div class="strip">{"".join(_figure(name, shown) for name, shown in apart)}</div>' if apart else ""
     more = "".join(f"<li>{escape(said)}</li>" for said in one.more)
     return (
         f"<section><h3>{escape(one.detector)}</h3><p>Learned from {one.photos - len(one.scores)} photos; "
         f"{len(one.scores)} others, which it never saw, set its limit.</p>"
-        f"<p><b>What it promises:</b> {escape(one.promise)}.</p>{warnings}{histogram(one)}"
+        f"<p><b>What it promises:</b> {escape(one.promise)}.</p>{warnings}{strip}{histogram(one)}"
         f"{f'<p>More photos buy a stronger promise:</p><ul>{more}</ul>' if more else ''}</section>"
     )
 
