@@ -39,7 +39,7 @@ class Outcome:
     Attributes:
         figures: on the test images, None without any; warnings: sentences without a full stop.
         apart: held-out images that alone keep the limit high, the highest first: name as in the manifest, and (h, w)
-            bool, True where the map is at least half as high as its peak.
+            bool, True where the map is in the upper half of its range.
     """
 
     run: runs.Run
@@ -144,7 +144,7 @@ def train(
     warnings = _warnings(good, point) + ((_far(apart, calibration["good"]),) if apart else ())
     warnings += _taught_by(learned) if detector.supervised else ()
     maps = {_relative(sample.path, folder): map for sample, map in zip(judged.samples, judged.maps)}
-    shown = tuple((entry["file"], 2 * maps[entry["file"]] >= maps[entry["file"]].max()) for entry in apart)
+    shown = tuple((entry["file"], _upper(maps[entry["file"]])) for entry in apart)
     return Outcome(run, point, figures, warnings, shown)
 
 
@@ -395,6 +395,10 @@ def _apart(held_out: Sequence[dict], point: OperatingPoint) -> list[dict]:
         if lowest < point.fail and lowest - median >= APART * (following - median):
             return ranked[:few]
     return []
+
+
+def _upper(map: np.ndarray) -> np.ndarray:
+    return map >= (map.min() + map.max()) / 2
 
 
 def _far(apart: Sequence[dict], held_out: Sequence[dict]) -> str:
