@@ -29,6 +29,7 @@ DEFAULT_TARGET = 0.02
 APART = 2.0  # times as far over the median as all others: held-out images that score so are looked at, and
 APART_SHARE = 0.05  # of the held-out images at most are such, out of
 APART_AMONG = 20  # at least: among fewer the highest one is often that far away by chance
+APART_LEAST = 1.0  # deviations over the median: among photos that are all one and the same a trifle would do
 LEAST = 1e-6  # a limit lies over 0, so that a score can be divided by it
 
 
@@ -392,7 +393,7 @@ def _apart(held_out: Sequence[dict], point: OperatingPoint) -> list[dict]:
     median = float(np.median([entry["score"] for entry in ranked]))
     for few in range(int(APART_SHARE * len(ranked)) if len(ranked) >= APART_AMONG else 0, 0, -1):
         lowest, following = ranked[few - 1]["score"], ranked[few]["score"]
-        if lowest < point.fail and lowest - median >= APART * (following - median):
+        if lowest < point.fail and lowest - median >= max(APART * (following - median), APART_LEAST):
             return ranked[:few]
     return []
 

@@ -207,6 +207,7 @@ def test_held_out_photos_that_alone_keep_the_limit_high_are_named(high, said):
     [
         (ORDINARY, 2.5),
         ([*ORDINARY, 3.0], 3.1),  # high, but not by far
+        ([*[1.0] * 40, 1.5], 1.6),  # far beside others that do not differ at all
         ([*ORDINARY, 9.0], 2.5),  # it is over the limit, which others set
         ([*ORDINARY[:18], 9.0], 9.1),  # too few to say what is far
         ([*ORDINARY, 7.0, 8.0, 9.0], 9.1),  # more than one in twenty: good parts do look so
