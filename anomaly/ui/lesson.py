@@ -10,7 +10,7 @@ from anomaly.intake import FEWEST
 from anomaly.lessons import CANCELLED, DONE, FAILED, RUNNING, Lesson
 from anomaly.monitor import Share
 from anomaly.ui.charts import percent
-from anomaly.ui.pieces import bar, data_uri, icon, moment, number, picture
+from anomaly.ui.pieces import bar, data_uri, figure, icon, moment, number, picture
 from anomaly.versions import Side, Version
 
 STAGES = {
@@ -159,14 +159,9 @@ def repairs(lesson: Lesson) -> str:
         return ""
     pictures = [("with painted damage", shown.damaged)]
     pictures += [(f"repaired after epoch {epoch}", image) for epoch, image in sorted(shown.repairs.items())]
-    figures = "".join(_figure(said, picture(image)) for said, image in pictures)
+    figures = "".join(figure(image, said) for said, image in pictures)
     head = "<h3>A photo that was left out, repaired as it learns</h3>"
     return f'<section class="repairs">{head}<div class="strip">{figures}</div></section>'
-
-
-def _figure(said: str, source: str) -> str:
-    said = escape(said)
-    return f'<figure><img src="{source}" alt="{said}"><figcaption>{said}</figcaption></figure>'
 
 
 def result(title: str, taught: Taught) -> str:
@@ -183,8 +178,8 @@ def result(title: str, taught: Taught) -> str:
 
 def _learned(one: Learned) -> str:
     warnings = "".join(f'<p class="warn">⚠ {escape(said)}.</p>' for said in one.warnings)
-    apart = [(name, picture(image)) for name, image in one.apart]
-    strip = f'<div class="strip">{"".join(_figure(name, shown) for name, shown in apart)}</div>' if apart else ""
+    apart = "".join(figure(image, name) for name, image in one.apart)
+    strip = f'<div class="strip">{apart}</div>' if apart else ""
     more = "".join(f"<li>{escape(said)}</li>" for said in one.more)
     return (
         f"<section><h3>{escape(one.detector)}</h3><p>Learned from {one.photos - len(one.scores)} photos; "

@@ -233,14 +233,17 @@ def regions(report: Report) -> str:
     )
 
 
+def figure(image: np.ndarray, words: str) -> str:
+    """A picture and what it is."""
+    words = escape(words)
+    return f'<figure><img src="{picture(image)}" alt="{words}"><figcaption>{words}</figcaption></figure>'
+
+
 def why(found: Why | Notice) -> str:
     """The place in question beside a good one, and what the score is made of."""
     if isinstance(found, Notice):
         return notice(found)
-    pictures = "".join(
-        f'<figure><img src="{picture(image)}" alt="{escape(words)}"><figcaption>{escape(words)}</figcaption></figure>'
-        for image, words in ((found.here, "this photo"), (found.good, found.source))
-    )
+    pictures = figure(found.here, "this photo") + figure(found.good, found.source)
     bars = "".join(
         f"<tr><th scope='row'>{escape(name)}</th><td><i style='width:{100 * share:.0f}%'></i></td>"
         f"<td>{100 * share:.0f}%</td></tr>"
