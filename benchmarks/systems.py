@@ -127,7 +127,7 @@ ON_LITE2 = "mahalanobis_lite2"  # our scorer on the weights that anomalib's have
 UNIFIED = "unified"  # our scorer, one model for all products of a folder, with a limit for each
 OTHERS = {system.name: system for system in (Patchcore, Padim, MeanImage, Brightness)}
 # Another seed, another model.
-RANDOM = {"cae", "dae", "fused", "segdec", "unet", "vae", "anomalib_padim", "anomalib_patchcore"}
+RANDOM = {*detectors.names(), UNIFIED, ON_LITE2, Patchcore.name, Padim.name}
 
 
 def names() -> tuple[str, ...]:
