@@ -141,10 +141,12 @@ def train(
         _keep_types(judged, point, folder, root, category)
     figures = _report(detector, samples, point, progress) if samples else None
     run = runs.update(run, metrics=figures) if figures else run
-    apart = _apart(calibration["good"], point)
-    warnings = _warnings(good, point) + ((_far(apart, calibration["good"]),) if apart else ())
+    warnings = _warnings(good, point)
+    if said := far_above(calibration["good"], point.fail):
+        warnings += (said,)
     warnings += _taught_by(learned) if detector.supervised else ()
     maps = {_relative(sample.path, folder): map for sample, map in zip(judged.samples, judged.maps)}
+    apart = _apart(calibration["good"], point.fail)
     shown = tuple((entry["file"], _upper(maps[entry["file"]])) for entry in apart)
     return Outcome(run, point, figures, warnings, shown)
 
@@ -384,7 +386,7 @@ def _warnings(good: Sequence[Path], point: OperatingPoint) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _apart(held_out: Sequence[dict], point: OperatingPoint) -> list[dict]:
+def _apart(held_out: Sequence[dict], fail: float) -> list[dict]:
     """Those of the held-out images, entries of a calibration, that alone keep the limit high, the highest first.
 
     A hair beside a part, or a part of another kind among the good ones, lets every defect pass that scores less.
@@ -393,7 +395,7 @@ def _apart(held_out: Sequence[dict], point: OperatingPoint) -> list[dict]:
     median = float(np.median([entry["score"] for entry in ranked]))
     for few in range(int(APART_SHARE * len(ranked)) if len(ranked) >= APART_AMONG else 0, 0, -1):
         lowest, following = ranked[few - 1]["score"], ranked[few]["score"]
-        if lowest < point.fail and lowest - median >= max(APART * (following - median), APART_LEAST):
+        if lowest < fail and lowest - median >= max(APART * (following - median), APART_LEAST):
             return ranked[:few]
     return []
 
@@ -402,15 +404,22 @@ def _upper(map: np.ndarray) -> np.ndarray:
     return map >= (map.min() + map.max()) / 2
 
 
-def _far(apart: Sequence[dict], held_out: Sequence[dict]) -> str:
-    """What is to be said of images that stand `_apart`."""
+def far_above(held_out: Sequence[dict], fail: float) -> str:
+    """What is to be said of held-out good images that alone keep the limit `fail` high; "" where none do.
+
+    Args:
+        held_out: entries of a calibration, {"file", "score", ...}.
+    """
+    apart = _apart(held_out, fail)
+    if not apart:
+        return ""
     names = ", ".join(f"{entry['file']} {entry['score']:.2f}" for entry in apart)
     highest = max(entry["score"] for entry in held_out if entry not in apart)
     score, them = ("scores", "it") if len(apart) == 1 else ("score", "them")
     return (
         f"{len(apart)} of {len(held_out)} held-out good photos {score} far above all others ({names}; the others "
-        f"{highest:.2f} at most), so defects up to there pass. Look at {them}: where a part is not good, or hair or "
-        "dirt lies beside it, leave the photo out and train again"
+        f"{highest:.2f} at most), and nothing under {them} is refused. Look at {them}: where a part is not good, or "
+        "hair or dirt lies beside it, leave the photo out and train again"
     )
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import types
 
 import numpy as np
 import pytest
@@ -184,21 +183,16 @@ def scored(*scores: float) -> list[dict]:
     return [{"file": f"train/good/{i:03}.png", "score": score, "peak": score} for i, score in enumerate(scores)]
 
 
-def limit(fail: float):
-    return types.SimpleNamespace(fail=fail)
-
-
 ORDINARY = [0.5 + 0.05 * i for i in range(40)]  # median 1.475, highest 2.45
 
 
 @pytest.mark.parametrize(("high", "said"), [([9.0], "1 of 41 held-out good photos scores"), ([8.0, 9.0], "2 of 42")])
 def test_held_out_photos_that_alone_keep_the_limit_high_are_named(high, said):
     held_out = scored(*ORDINARY, *high)
-    apart = training._apart(held_out, limit(9.1))
-    assert [entry["score"] for entry in apart] == high[::-1]
-    warning = training._far(apart, held_out)
-    assert warning.startswith(said) and "; the others 2.45 at most" in warning
-    assert all(f"{entry['file']} {entry['score']:.2f}" in warning for entry in apart)
+    warning = training.far_above(held_out, 9.1)
+    assert warning.startswith(said)
+    named = ", ".join(f"{entry['file']} {entry['score']:.2f}" for entry in held_out[: -len(high) - 1 : -1])
+    assert f"({named}; the others 2.45 at most)" in warning
     assert ("Look at it:" in warning) == (len(high) == 1)
 
 
@@ -214,7 +208,7 @@ def test_held_out_photos_that_alone_keep_the_limit_high_are_named(high, said):
     ],
 )
 def test_ordinary_held_out_photos_are_not_named(scores, fail):
-    assert training._apart(scored(*scores), limit(fail)) == []
+    assert training.far_above(scored(*scores), fail) == ""
 
 
 def test_a_training_names_the_held_out_photo_that_sets_its_limit(tmp_path):

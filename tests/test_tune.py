@@ -544,6 +544,20 @@ def test_the_same_on_the_command_line(site, capsys, tmp_path):
     assert "REVIEW <= FAIL" in capsys.readouterr().err
 
 
+def test_held_out_parts_that_alone_keep_the_limit_high_are_named(site, handlers, capsys):
+    write_run(site.runs, good=[*np.linspace(0.5, 2.5, 49), 9.0])
+    said = "1 of 50 held-out good photos scores far above all others (good/49.png 9.00; the others 2.50 at most)"
+    high = handlers.open(person(), "plate").move(fail=9.1)
+    assert said in limits.on_trial(high) and "⚠" in limits.on_trial(high)
+    assert "⚠" not in limits.on_trial(high.move(fail=3.0))  # there it keeps nothing high
+    assert run(site, "tune", "--fail", 9.1) == 0
+    assert f"Warning: {said}" in capsys.readouterr().err
+    assert run(site, "tune", "--fail", 3) == 0
+    assert capsys.readouterr().err == ""
+    assert run(site, "calibrate", "--rule", "false-alarms", "--target", 0.02) == 0
+    assert f"Warning: {said}" in capsys.readouterr().err
+
+
 # --- the tab in a browser
 
 

@@ -32,12 +32,14 @@ def calibrate(
 ) -> None:
     """Choose the threshold of a trained product by a rule, and say what it promises."""
     from anomaly import training
+    from anomaly.runs import open_run
 
     detector = detector or active(category, runs, thresholds)
     costs = (false_alarm_cost, escape_cost)
     point = training.calibrate(
         category, detector, rule=rule, target=target, data=data, costs=costs, why=why, root=runs, book=thresholds
     )
+    _warn(training.far_above(open_run(runs, category, detector).calibration["good"], point.fail))
     print(f"{category} / {detector}: threshold {point.fail:.4g}, {point.promise}")
 
 
@@ -71,6 +73,7 @@ def tune(
     shown = to_json(desk, handlers.what_if(session, desk))
     if save:
         handlers.save(session, desk, who=session.person.name, why=why)
+    _warn(desk.far_above)
     print(json.dumps(shown | {"saved": save}, indent=1) if as_json else _trial_in_words(shown, saved=save))
 
 
@@ -112,6 +115,11 @@ def _tuning(runs: Path, thresholds: Path, record: Path | None, by: str | None):
     history = History(record) if record and record.is_dir() else None
     site = Site(runs, thresholds, Inspector(runs=runs, thresholds=thresholds), history)
     return TuneHandlers(site), Session(person=Person(user() if by is None else by, SUPERVISOR))
+
+
+def _warn(said: str) -> None:
+    if said:
+        print(f"Warning: {said}.", file=sys.stderr)
 
 
 def _trial_in_words(shown: dict, *, saved: bool) -> str:

@@ -58,6 +58,11 @@ class Desk:
         return np.array([entry["score"] for entry in self.run.calibration["good"]])
 
     @property
+    def far_above(self) -> str:
+        """What is to be said of held-out parts that alone keep the limit on trial high; "" where none do."""
+        return training.far_above(self.run.calibration["good"], self.fail)
+
+    @property
     def known(self) -> np.ndarray:
         """Scores of test images of defects, of which there may be none."""
         return np.array([entry["score"] for entry in self.run.calibration["defect"]])

@@ -28,9 +28,10 @@ def on_trial(desk: Desk) -> str:
         source = f"stored, version {desk.number}"
     else:
         source = f"version {desk.number} again, not saved"
+    far = f'<p class="warn">⚠ {escape(said)}.</p>' if (said := desk.far_above) else ""
     return (
         f'<section class="trial-limits" role="status"><h2>FAIL {number(desk.fail)} · REVIEW {number(desk.review)}'
-        f"<small>{escape(source)}</small></h2><ul>{promise}</ul></section>"
+        f"<small>{escape(source)}</small></h2><ul>{promise}</ul>{far}</section>"
     )
 
 
